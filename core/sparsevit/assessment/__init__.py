@@ -1,0 +1,1 @@
+"""How good a map is: accuracy, area estimates, and a report that says so."""

@@ -1,0 +1,1 @@
+"""Rasters and vectors in and out; no networks here."""

@@ -1,0 +1,137 @@
+"""Train the gated vision transformer and the spectral network on image-level labels."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import Field
+
+from sparsevit.errors import InputError
+from sparsevit.geodata.tile_index import read_tile_index
+from sparsevit.jobs.base import Job, Request, Result, absolute
+from sparsevit.models.hardware import HardwareSettings
+from sparsevit.models.model_file import ModelCard, parameter_count, save_model
+from sparsevit.models.vit import REFERENCE_TILE
+from sparsevit.outputs import check_writable
+from sparsevit.reporting import Reporter
+from sparsevit.training.checkpoint import fingerprint
+from sparsevit.training.classifier import ClassifierSettings, TrainedClassifier, architecture_for, train_classifier
+from sparsevit.training.loop import TrainingSettings, make_fabric
+from sparsevit.training.tagged import load_training_data
+from sparsevit.training.tiles import band_statistics
+
+
+class TrainRequest(Request):
+    """Train the classifier on tagged tiles: gated vision transformer and spectral network."""
+
+    tiles: Path = Field(description="Tagged tile index (.gpkg).")
+    scene: list[Path] = Field(default=[], description="Rasters to read instead of those that the tile index names.")
+    classes: list[str] = Field(default=[], description="Only these classes (names); all tagged ones if empty.")
+    bands: list[str] = Field(default=[], description="Only these bands (names); all if empty.")
+    classifier: ClassifierSettings = ClassifierSettings()
+    training: TrainingSettings = TrainingSettings()
+    checkpoints: Path | None = Field(default=None, description="Folder for checkpoints, one per epoch, the last is kept.")
+    resume: bool = Field(default=False, description="Go on from the last checkpoint in `checkpoints`.")
+    hardware: HardwareSettings = HardwareSettings()
+    output: Path = Field(description="Model file to write (.safetensors).")
+
+
+class TrainResult(Result):
+    """The trained classifier and how well it explains the tags of the validation blocks."""
+
+    output: str
+    classes: list[str]
+    bands: list[str]
+    parameters: int
+    heads_kept: int
+    heads_total: int
+    training_tiles: int
+    validation_tiles: int
+    macro_f1: float | None
+    mean_ap: float | None
+    tag_loss: float | None
+    macro_f1_random_heads: float | None
+    macro_f1_all_heads: float | None
+    macro_f1_no_heads: float | None
+    seconds: float
+
+
+def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
+    """Train a classifier and write its model file."""
+    started = time.monotonic()
+    check_writable(request.output, (".safetensors",))
+    _prepare_checkpoints(request)
+    index = read_tile_index(request.tiles)
+    data = load_training_data(index, request.scene, request.classes, request.bands, reporter.part(0, 0.05))
+    settings = request.classifier
+    if settings.preset == "reference" and data.side != REFERENCE_TILE:
+        raise InputError(
+            f"The preset 'reference' needs tiles of {REFERENCE_TILE} pixels, these have {data.side}.",
+            "preset",
+            f"Cut tiles of {REFERENCE_TILE * data.gsd:g} m, or choose another preset.",
+        )
+    architecture = architecture_for(len(data.bands), len(data.scheme.classes), data.side, data.gsd, settings)
+    trained = train_classifier(
+        architecture,
+        band_statistics(data.train.store),
+        data.train,
+        data.validation,
+        settings,
+        request.training,
+        make_fabric(request.hardware),
+        reporter.part(0.05, 1),
+        request.checkpoints,
+    )
+    metrics = _metrics(trained)
+    card = ModelCard(
+        "classifier",
+        trained.model.architecture,
+        data.bands,
+        data.gsd,
+        data.scheme.to_json(),
+        data.train.presence_threshold,
+        trained.head_mask,
+        fingerprint(data.train.tags.tolist(), index.scene, data.bands),
+        {k: v for k, v in metrics.items() if v is not None},
+        {"classifier": asdict(settings), "training": asdict(request.training)},  # type: ignore[call-overload]
+    )
+    save_model(request.output, trained.model, card)
+    return TrainResult(
+        output=absolute(request.output),
+        classes=data.scheme.names,
+        bands=data.bands,
+        parameters=parameter_count(trained.model),
+        heads_kept=card.heads_kept,
+        heads_total=card.heads_total,
+        training_tiles=len(data.train),
+        validation_tiles=len(data.validation) if data.validation else 0,
+        seconds=round(time.monotonic() - started, 1),
+        **metrics,
+    )
+
+
+def _prepare_checkpoints(request: TrainRequest) -> None:
+    folder = request.checkpoints
+    if folder is None:
+        if request.resume:
+            raise InputError("There is nothing to resume from.", "resume", "Give the folder 'checkpoints'.")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if not request.resume:
+        for old in folder.glob("*.checkpoint"):
+            old.unlink()
+
+
+def _metrics(trained: TrainedClassifier) -> dict[str, float | None]:
+    scores, controls = trained.scores, trained.controls
+    return {
+        "macro_f1": scores.macro_f1 if scores else None,
+        "mean_ap": scores.mean_ap if scores else None,
+        "tag_loss": scores.tag_loss if scores else None,
+        **{f"macro_f1_{n}": controls[n].macro_f1 if n in controls else None for n in ("random_heads", "all_heads", "no_heads")},
+    }
+
+
+JOB = Job("train", TrainRequest, run)

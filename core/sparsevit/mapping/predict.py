@@ -1,0 +1,153 @@
+"""From a model and a scene to a land-cover map."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass as plain_dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from rasterio.features import geometry_mask
+from rasterio.windows import Window
+from torch import Tensor
+
+from sparsevit.errors import InputError
+from sparsevit.geodata.legend import NODATA, ClassScheme
+from sparsevit.geodata.scene import BoolArray, FloatArray, Grid, Scene
+from sparsevit.geodata.writer import RasterWriter, class_raster, float_raster
+from sparsevit.mapping.streaming import BatchRunner, Evaluate, RowBand, stream
+from sparsevit.models.hardware import HardwareSettings, autocast, resolve_device
+from sparsevit.models.landcover import LandCoverModel
+from sparsevit.models.model_file import ModelCard
+from sparsevit.reporting import Reporter
+from sparsevit.settings import STRICT
+
+GSD_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True, config=STRICT)
+class MappingSettings:
+    """How a scene is mapped."""
+
+    overlap: float = Field(default=0.5, ge=0, le=0.75, description="Overlap of neighbouring tiles (share of a tile).")
+    predict_batch: int = Field(
+        default=32, ge=1, description="Tiles per forward pass; halved by itself when the device runs out of memory."
+    )
+    cog: bool = Field(default=False, description="Write a Cloud-Optimised GeoTIFF.")
+
+
+@plain_dataclass(frozen=True)
+class MapFiles:
+    """Rasters to write; those left out are not written."""
+
+    classes: Path
+    confidence: Path | None = None
+    probabilities: Path | None = None
+
+
+def check_scene(scene: Scene, card: ModelCard) -> Scene:
+    """The bands of a scene that a model needs, in its order.
+
+    Raises:
+        InputError: A band is missing, or the ground sampling distance is not that of the model.
+    """
+    chosen = scene.select(card.bands, "The model")
+    if abs(scene.grid.gsd / card.gsd - 1) > GSD_TOLERANCE:
+        raise InputError(
+            f"The scene {scene.paths[0].name} has pixels of {scene.grid.gsd:g} m, the model was trained at {card.gsd:g} m.",
+            "scene",
+            "Resample the scene, or train a model at its resolution.",
+        )
+    return chosen
+
+
+def probabilities(
+    model: LandCoverModel, hardware: HardwareSettings, weights: dict[str, float] | None = None
+) -> Evaluate:
+    """Evaluate tiles by a model: raw tiles `[B, C, H, W]` to class probabilities `[B, K, H, W]`."""
+    device = resolve_device(hardware)
+    model = model.to(device).eval()
+
+    def evaluate(tiles: Tensor, _: list[Window]) -> Tensor:
+        with torch.inference_mode(), autocast(hardware, device):
+            return model(tiles.to(device), weights).exp()
+
+    return evaluate
+
+
+def confidence_of(evidence: FloatArray) -> FloatArray:
+    """Margin between the best two classes `[H, W]`, 0–1, of probabilities `[K, H, W]`."""
+    if len(evidence) == 1:
+        return np.ones(evidence.shape[1:], np.float32)
+    best = np.partition(evidence, -2, axis=0)[-2:]
+    margin: FloatArray = np.clip(best[1] - best[0], 0, 1)
+    return margin
+
+
+def write_map(
+    scene: Scene,
+    area: Window,
+    model: LandCoverModel,
+    scheme: ClassScheme,
+    settings: MappingSettings,
+    hardware: HardwareSettings,
+    files: MapFiles,
+    provenance: dict[str, str],
+    reporter: Reporter,
+    mask: list[shapely.Geometry] | None = None,
+) -> npt.NDArray[np.int64]:
+    """Map an area of a scene into rasters, row by row.
+
+    Args:
+        scene: Exactly the bands of the model.
+        area: Window of the scene to map.
+        model: Any model.
+        scheme: Its classes.
+        settings: Overlap, batch, format.
+        hardware: Device and precision.
+        files: Rasters to write.
+        provenance: Tags of the rasters.
+        reporter: Progress.
+        mask: Polygons in the CRS of the scene; outside them the map is nodata.
+
+    Returns:
+        Number of pixels by code `[256]`.
+    """
+    grid = scene.grid.crop(area)
+    runner = BatchRunner(probabilities(model, hardware), settings.predict_batch, reporter)
+    codes = np.array(scheme.codes, np.uint8)
+    counts = np.zeros(256, np.int64)
+    with ExitStack() as stack:
+        classes = stack.enter_context(class_raster(files.classes, grid, scheme, provenance, settings.cog))
+        confidence = _optional(stack, files.confidence, grid, ["Confidence"], provenance, settings.cog)
+        shares = _optional(stack, files.probabilities, grid, scheme.names, provenance, settings.cog)
+        side = model.architecture.tile
+        for band in stream(scene, area, side, settings.overlap, len(codes), runner, reporter):
+            keep = band.valid if mask is None else band.valid & inside(mask, grid, band)
+            labels = np.where(keep, codes[band.evidence.argmax(axis=0)], NODATA)
+            counts += np.bincount(labels.ravel(), minlength=256)
+            classes.write_rows(band.row, labels.astype(np.uint8))
+            if confidence:
+                confidence.write_rows(band.row, np.where(keep, confidence_of(band.evidence), np.nan))
+            if shares:
+                shares.write_rows(band.row, np.where(keep, band.evidence, np.nan))
+    return counts
+
+
+def _optional(
+    stack: ExitStack, path: Path | None, grid: Grid, names: list[str], tags: dict[str, str], cog: bool
+) -> RasterWriter | None:
+    return stack.enter_context(float_raster(path, grid, names, tags, cog)) if path else None
+
+
+def inside(mask: list[shapely.Geometry], grid: Grid, band: RowBand) -> BoolArray:
+    """Which pixels of a band lie in one of the polygons `[rows, width]`."""
+    rows, width = band.valid.shape
+    transform = grid.crop(Window(0, band.row, width, rows)).transform
+    covered: BoolArray = geometry_mask(mask, (rows, width), transform, invert=True)
+    return covered

@@ -1,0 +1,217 @@
+"""A vision transformer whose attention heads carry gates, with tags on the class token and class maps on the patches.
+
+Method: Hanna, Mommert & Borth 2023 (sparse multimodal ViT). One linear patch embedding over all channels is the same map
+as the sum of one linear embedding per sensor, so early fusion of sensors is simply a stack with more bands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparsevit.models import torchvision_compat  # noqa: F401 (before timm)
+from sparsevit.models.gates import GateMode, HeadGates
+
+from timm.layers import Mlp  # isort: skip
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """Shape of the network.
+
+    Attributes:
+        channels: Input bands.
+        classes: Land-cover classes.
+        tile: Side of the input (pixels); a multiple of `patch`.
+        patch: Side of a token's patch (pixels).
+        width: Token width.
+        heads: Number of heads of each block, in order; shrinks by pruning.
+        head_width: Width of a head.
+        mlp_width: Hidden width of the MLPs.
+        token_maps: Whether patch tokens have their own class logits (not in the published model).
+        embed_std: Standard deviation of the initial class token and position embedding.
+    """
+
+    channels: int
+    classes: int
+    tile: int
+    patch: int
+    width: int
+    heads: tuple[int, ...]
+    head_width: int
+    mlp_width: int
+    token_maps: bool = True
+    embed_std: float = 0.02
+
+    @property
+    def grid(self) -> int:
+        """Tokens along one side."""
+        return self.tile // self.patch
+
+
+class ViTOutput(NamedTuple):
+    """What the transformer says about a batch of tiles.
+
+    Attributes:
+        tags: Logits of the class token `[B, C]`.
+        token_logits: Class logits of the patch tokens `[B, C, h, w]`; None without token maps.
+        attention: Gated attention of the last block `[B, heads, 1+h·w, 1+h·w]`, class token first; None unless asked.
+    """
+
+    tags: Tensor
+    token_logits: Tensor | None
+    attention: Tensor | None
+
+
+class GatedAttention(nn.Module):
+    """Multi-head self-attention; qkv without bias, output projection with bias, one gate per head."""
+
+    def __init__(self, width: int, heads: int, head_width: int) -> None:
+        super().__init__()
+        self.heads, self.head_width = heads, head_width
+        self.qkv = nn.Linear(width, 3 * heads * head_width, bias=False)
+        self.proj = nn.Linear(heads * head_width, width)
+        self.gates = HeadGates(heads)
+
+    def forward(self, x: Tensor, need_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Attend over tokens.
+
+        Args:
+            x: Tokens `[B, N, width]`.
+            need_attention: Also return the gated attention `[B, heads, N, N]`.
+        """
+        batch, n, _ = x.shape
+        if self.heads == 0:
+            return self.proj.bias.expand(batch, n, -1), x.new_zeros(batch, 0, n, n) if need_attention else None
+        q, k, v = self.qkv(x).view(batch, n, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)  # (B, H, N, d_h)
+        gate = self.gates()
+        attention = None
+        if need_attention:
+            attention = torch.softmax(q @ k.transpose(-2, -1) * self.head_width**-0.5, dim=-1)
+            out = attention @ v
+            attention = attention if gate is None else attention * gate[:, None, None]
+        else:
+            out = F.scaled_dot_product_attention(q, k, v)
+        if gate is not None:  # the same as gating the attention matrix: head ← g · A V
+            out = out * gate[:, None, None].to(out.dtype)
+        return self.proj(out.transpose(1, 2).reshape(batch, n, -1)), attention
+
+    @torch.no_grad()
+    def prune(self, keep: Tensor) -> None:
+        """Slice the heads that are not kept out of the projections; `keep` is a mask `[heads]`."""
+        rows = keep.repeat_interleave(self.head_width)
+        kept, width = int(keep.sum()), self.proj.out_features
+        qkv = nn.Linear(self.qkv.in_features, 3 * kept * self.head_width, bias=False)
+        qkv.weight.copy_(self.qkv.weight.view(3, -1, width)[:, rows].reshape(-1, width))
+        proj = nn.Linear(kept * self.head_width, width)
+        proj.weight.copy_(self.proj.weight[:, rows])
+        proj.bias.copy_(self.proj.bias)
+        self.heads, self.qkv, self.proj, self.gates = kept, qkv, proj, HeadGates(kept)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: ViTConfig, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width)
+        self.attn = GatedAttention(config.width, heads, config.head_width)
+        self.norm2 = nn.LayerNorm(config.width)
+        self.mlp = Mlp(config.width, config.mlp_width)
+
+    def forward(self, x: Tensor, need_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Tokens `[B, N, width]` to tokens, and the attention if asked."""
+        out, attention = self.attn(self.norm1(x), need_attention)
+        x = x + out
+        return x + self.mlp(self.norm2(x)), attention
+
+
+class SparseViT(nn.Module):
+    """The gated vision transformer."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = nn.Conv2d(config.channels, config.width, config.patch, config.patch)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, config.width) * config.embed_std)
+        self.pos_embed = nn.Parameter(torch.randn(1, 1 + config.grid**2, config.width) * config.embed_std)
+        self.blocks = nn.ModuleList(Block(config, h) for h in config.heads)
+        self.head = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, config.classes))
+        self.token_head: nn.Module | None = None
+        if config.token_maps:
+            self.token_head = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, config.classes))
+
+    def forward(self, x: Tensor, need_attention: bool = False) -> ViTOutput:
+        """Classify tiles.
+
+        Args:
+            x: Normalised tiles `[B, C, tile, tile]`.
+            need_attention: Also return the attention of the last block.
+        """
+        tokens = self.patch_embed(x).flatten(2).transpose(1, 2)  # (B, h·w, width), row-major
+        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], dim=1) + self.pos_embed
+        attention = None
+        for i, block in enumerate(self.blocks):
+            tokens, attention = block(tokens, need_attention and i == len(self.blocks) - 1)
+        maps = None
+        if self.token_head is not None:
+            logits = self.token_head(tokens[:, 1:]).transpose(1, 2)
+            maps = logits.reshape(len(x), -1, self.config.grid, self.config.grid)
+        return ViTOutput(self.head(tokens[:, 0]), maps, attention)
+
+    def gates(self) -> list[HeadGates]:
+        """The gates of every block, in order."""
+        return [b.attn.gates for b in self.blocks if isinstance(b, Block)]
+
+    def set_gate_mode(self, mode: GateMode) -> None:
+        """Switch all gates."""
+        for gate in self.gates():
+            gate.mode = mode
+
+    def set_head_mask(self, mask: Sequence[Tensor]) -> None:
+        """Fix which heads are on: one mask `[heads]` per block."""
+        for gate, keep in zip(self.gates(), mask, strict=True):
+            gate.set_mask(keep)
+        self.set_gate_mode(GateMode.THRESHOLD)
+
+    def prune(self, mask: Sequence[Tensor]) -> None:
+        """Remove heads physically; afterwards the network equals the masked one and has open gates."""
+        for block, keep in zip(self.blocks, mask, strict=True):
+            assert isinstance(block, Block)
+            block.attn.prune(keep)
+        self.config = replace(self.config, heads=tuple(int(m.sum()) for m in mask))
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named size: width, blocks, heads per block, head width, MLP width."""
+
+    width: int
+    depth: int
+    heads: int
+    head_width: int
+    mlp_width: int
+
+
+PRESETS = {
+    "tiny": Preset(128, 6, 4, 32, 256),
+    "small": Preset(256, 8, 8, 32, 1024),
+    "base": Preset(768, 12, 12, 64, 3072),
+    "reference": Preset(1024, 12, 16, 64, 2048),
+}
+REFERENCE_TILE, REFERENCE_PATCH = 224, 14
+
+
+def preset_config(name: str, channels: int, classes: int, tile: int, patch: int) -> ViTConfig:
+    """The configuration of a preset; `reference` fixes tile, patch, heads and initialisation as published."""
+    p = PRESETS[name]
+    heads = (p.heads,) * p.depth
+    if name == "reference":
+        tile, patch = REFERENCE_TILE, REFERENCE_PATCH
+        return ViTConfig(channels, classes, tile, patch, p.width, heads, p.head_width, p.mlp_width, False, 1.0)
+    return ViTConfig(channels, classes, tile, patch, p.width, heads, p.head_width, p.mlp_width)

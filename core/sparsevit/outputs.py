@@ -1,0 +1,43 @@
+"""Outputs appear whole or not at all."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sparsevit.errors import InputError
+
+
+def check_writable(path: Path, suffixes: tuple[str, ...], parameter: str = "output") -> None:
+    """Refuse an output that cannot be written, before any work starts.
+
+    Raises:
+        InputError: The suffix is not one of `suffixes`, the folder does not exist, or it cannot be written.
+    """
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise InputError(f"{path} does not end in {' or '.join(suffixes)}.", parameter, "Change the file name.")
+    folder = path.expanduser().resolve().parent
+    if not folder.is_dir():
+        raise InputError(f"The folder {folder} does not exist.", parameter, "Create it or choose another one.")
+    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)) or path.is_dir():
+        raise InputError(f"{path} cannot be written.", parameter, "Choose another folder or file name.")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; it takes the final name only when the block ends without an error.
+
+    Side files that start with the temporary name (`.aux.xml`) move with it.
+    """
+    path = path.expanduser().resolve()
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        for written in sorted(path.parent.glob(f"{glob.escape(partial.name)}*")):
+            os.replace(written, path.with_name(path.name + written.name.removeprefix(partial.name)))
+    finally:
+        for left in path.parent.glob(f"{glob.escape(partial.name)}*"):
+            left.unlink()

@@ -1,0 +1,304 @@
+"""From image-level labels to a pruned transformer and a spectral network, with the controls that make it honest."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass as plain_dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from sparsevit.models.gates import GateMode
+from sparsevit.models.landcover import Architecture, LandCoverModel
+from sparsevit.models.vit import SparseViT, ViTOutput, preset_config
+from sparsevit.reporting import Reporter
+from sparsevit.settings import STRICT
+from sparsevit.training.augment import random_dihedral
+from sparsevit.training.head_budget import HeadBudget, heads_to_keep, random_mask
+from sparsevit.training.loop import Phase, TrainingSettings, fit, parameter_groups
+from sparsevit.training.losses import balance, class_fractions, fraction_loss, tag_loss, tag_probability
+from sparsevit.training.metrics import TagScores, tag_scores
+from sparsevit.training.tiles import TaggedTiles
+
+SPECTRAL_WIDTH = 64
+
+
+@dataclass(frozen=True, config=STRICT)
+class ClassifierSettings:
+    """The gated vision transformer and the phases of its training."""
+
+    preset: Literal["tiny", "small", "base", "reference"] = Field(
+        default="tiny",
+        description="Size of the transformer. tiny: width 128, 6 blocks of 4 heads; small: 256, 8 × 8; base: 768, 12 × 12; "
+        "reference: the published model, width 1024, 12 × 16, 14-pixel patches of 224-pixel tiles.",
+    )
+    patch_size_m: float = Field(default=40.0, gt=0, description="Side of a token's patch (m); 'reference' ignores it.")
+    heads_kept: float = Field(
+        default=0.3, gt=0, le=1, description="Share of the attention heads that survive (0–1]; 1 keeps all."
+    )
+    epochs: int = Field(default=40, ge=1, description="Epochs with all heads, before the gates join.")
+    gate_epochs: int = Field(default=8, ge=1, description="Epochs in which the gates close down to the head budget.")
+    finetune_epochs: int = Field(default=16, ge=0, description="Epochs of the surviving heads after that.")
+    gate_learning_rate: float = Field(
+        default=0.05, gt=0, description="Learning rate of the gates, which are an optimiser group of their own."
+    )
+    gate_penalty: float = Field(
+        default=0.1, ge=0, description="Weight λ of the mean probability that a gate is open (Louizos et al. 2018)."
+    )
+    distillation: float = Field(
+        default=1.0, ge=0, description="Weight of staying close to the unpruned transformer while heads close."
+    )
+    spectral_epochs: int = Field(default=30, ge=1, description="Epochs of the per-pixel spectral network.")
+    controls: bool = Field(
+        default=True, description="Also train the controls: random heads removed, no heads removed, all heads removed."
+    )
+
+
+@plain_dataclass(frozen=True)
+class TrainedClassifier:
+    """A pruned classifier and what is known about it.
+
+    Attributes:
+        model: Transformer (pruned) and spectral network.
+        head_mask: For each block, which heads survived.
+        scores: Scores on the validation tiles of the classifier; empty without validation tiles.
+        controls: The same for `random_heads`, `all_heads`, `no_heads`.
+    """
+
+    model: LandCoverModel
+    head_mask: list[list[bool]]
+    scores: TagScores | None
+    controls: dict[str, TagScores]
+
+
+class ClassifierTraining:
+    """The phases of training over one set of tiles; each method is one phase."""
+
+    def __init__(
+        self, model: LandCoverModel, tiles: TaggedTiles, training: TrainingSettings, fabric: Fabric, folder: Path | None
+    ) -> None:
+        self.model, self.tiles, self.training, self.fabric, self.folder = model, tiles, training, fabric, folder
+        self.weights = balance(tiles.tags).to(fabric.device)
+
+    def _batch(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised tiles, their valid mask and their tags, randomly flipped and turned."""
+        (raw,) = random_dihedral([self.tiles.store.batch(positions)])
+        raw = raw.to(self.fabric.device)
+        return self.model.normalise(raw), torch.isfinite(raw).any(1), self.tiles.tags[positions].to(self.fabric.device)
+
+    def tag_losses(self, output: ViTOutput, valid: Tensor, tags: Tensor) -> Tensor:
+        """Loss of both heads: tags of the class token, class fractions of the patch tokens."""
+        loss = tag_loss(output.tags, tags, self.weights)
+        if output.token_logits is None:
+            return loss
+        return loss + fraction_loss(output.token_logits, valid, tags, self.tiles.presence_threshold, self.weights)
+
+    def spectral(self, epochs: int, reporter: Reporter) -> None:
+        """Train the per-pixel network with class-fraction pooling alone."""
+        network = self.model.spectral
+        assert network is not None
+
+        def loss(positions: Tensor) -> Tensor:
+            z, valid, tags = self._batch(positions)
+            return fraction_loss(network(z), valid, tags, self.tiles.presence_threshold, self.weights)
+
+        # A hundred times fewer weights than the transformer: it wants a larger step.
+        phase = Phase("spectral", network, loss, len(self.tiles), epochs, learning_rate=3 * self.training.learning_rate)
+        fit(phase, self.training, self.fabric, reporter, self.folder)
+
+    def dense(self, epochs: int, validate: Callable[[], float] | None, reporter: Reporter) -> None:
+        """Train the transformer with all heads."""
+        vit = self._vit(self.model)
+        vit.set_gate_mode(GateMode.OPEN)
+
+        def loss(positions: Tensor) -> Tensor:
+            z, valid, tags = self._batch(positions)
+            return self.tag_losses(vit(z), valid, tags)
+
+        phase = Phase("transformer", vit, loss, len(self.tiles), epochs, validate=validate)
+        fit(phase, self.training, self.fabric, reporter, self.folder)
+
+    def close_gates(self, teacher: SparseViT, keep: int, settings: ClassifierSettings, reporter: Reporter) -> list[Tensor]:
+        """Let the heads compete until `keep` are left; returns one mask per block."""
+        vit = self._vit(self.model)
+        budget = HeadBudget(vit.gates(), keep)
+        vit.set_gate_mode(GateMode.SAMPLE)
+        gates = [g.log_alpha for g in vit.gates()]
+        ids = {id(p) for p in gates}
+        groups = parameter_groups(vit, self.training.weight_decay)
+        groups = [g | {"params": [p for p in g["params"] if id(p) not in ids]} for g in groups]
+        groups.append({"params": gates, "weight_decay": 0.0, "lr": settings.gate_learning_rate})
+
+        def loss(positions: Tensor) -> Tensor:
+            z, valid, tags = self._batch(positions)
+            task = self._distilled(vit(z), teacher, z, valid, tags, settings.distillation)
+            return task + settings.gate_penalty * budget.penalty()
+
+        rate = self.training.learning_rate / 2
+        phase = Phase("gates", vit, loss, len(self.tiles), settings.gate_epochs, groups, budget.project, None, rate)
+        fit(phase, self.training, self.fabric, reporter, self.folder)
+        return budget.mask()
+
+    def finetune(
+        self, vit: SparseViT, name: str, teacher: SparseViT, settings: ClassifierSettings, reporter: Reporter
+    ) -> None:
+        """Train the surviving heads on, close to the unpruned transformer."""
+
+        def loss(positions: Tensor) -> Tensor:
+            z, valid, tags = self._batch(positions)
+            return self._distilled(vit(z), teacher, z, valid, tags, settings.distillation)
+
+        rate = self.training.learning_rate / 2
+        phase = Phase(name, vit, loss, len(self.tiles), settings.finetune_epochs, learning_rate=rate)
+        fit(phase, self.training, self.fabric, reporter, self.folder)
+
+    def _distilled(
+        self, output: ViTOutput, teacher: SparseViT, z: Tensor, valid: Tensor, tags: Tensor, weight: float
+    ) -> Tensor:
+        loss = self.tag_losses(output, valid, tags)
+        if weight == 0 or output.token_logits is None:
+            return loss
+        with torch.no_grad():
+            target = teacher(z).token_logits
+        assert target is not None
+        gap = F.kl_div(
+            F.log_softmax(output.token_logits.float(), 1),
+            F.log_softmax(target.float(), 1),
+            log_target=True,
+            reduction="none",
+        )
+        return loss + weight * gap.sum(1).mean()
+
+    def _vit(self, model: LandCoverModel) -> SparseViT:
+        assert model.vit is not None
+        return model.vit
+
+
+@torch.inference_mode()
+def vit_tag_logits(model: LandCoverModel, tiles: TaggedTiles, fabric: Fabric, batch: int = 64) -> tuple[Tensor, float]:
+    """Tag logits `[N, K]` of the transformer (mean of its two heads), and their loss against the tags."""
+    vit = model.vit
+    assert vit is not None
+    was_training = vit.training
+    vit.eval()
+    logits = []
+    for positions in torch.arange(len(tiles)).split(batch):
+        raw = tiles.store.batch(positions).to(fabric.device)
+        with fabric.autocast():
+            output = vit(model.normalise(raw))
+        joint = output.tags.float()
+        if output.token_logits is not None:
+            valid = F.adaptive_avg_pool2d(torch.isfinite(raw).any(1).float(), output.token_logits.shape[2:])
+            fractions = class_fractions(F.log_softmax(output.token_logits.float(), 1), valid)
+            joint = (joint + tag_probability(fractions, tiles.presence_threshold)) / 2
+        logits.append(joint.cpu())
+    vit.train(was_training)
+    joined = torch.cat(logits)
+    return joined, float(tag_loss(joined, tiles.tags))
+
+
+def train_classifier(
+    architecture: Architecture,
+    statistics: tuple[Tensor, Tensor],
+    tiles: TaggedTiles,
+    validation: TaggedTiles | None,
+    settings: ClassifierSettings,
+    training: TrainingSettings,
+    fabric: Fabric,
+    reporter: Reporter,
+    folder: Path | None = None,
+) -> TrainedClassifier:
+    """Train on tags: spectral network; dense transformer; gates; fine-tuning; controls.
+
+    Args:
+        architecture: Networks to train, before pruning.
+        statistics: Mean and standard deviation of each band `[C]`.
+        tiles: Training tiles.
+        validation: Held-out tiles for the scores; none to skip them.
+        settings: Phases and head budget.
+        training: Optimiser, batch, seed.
+        fabric: Device and precision.
+        reporter: Progress and metrics.
+        folder: Folder of checkpoints; none to keep none.
+    """
+    torch.manual_seed(training.seed)
+    model = LandCoverModel(architecture)
+    model.mean.copy_(statistics[0])
+    model.std.copy_(statistics[1])
+    fabric.to_device(model)
+    run = ClassifierTraining(model, tiles, training, fabric, folder)
+    share = 0.55 if settings.controls else 0.9
+    run.spectral(settings.spectral_epochs, reporter.part(0, 0.1, "spectral network"))
+    validate = (lambda: vit_tag_logits(model, validation, fabric)[1]) if validation else None
+    run.dense(settings.epochs, validate, reporter.part(0.1, 0.75 * share, "transformer"))
+    assert model.vit is not None
+    dense = copy.deepcopy(model.vit).eval().requires_grad_(False)
+    heads = list(model.vit.config.heads)
+    keep = heads_to_keep(settings.heads_kept, sum(heads))
+    mask = [torch.ones(h, dtype=torch.bool) for h in heads]
+    if keep < sum(heads):
+        mask = run.close_gates(dense, keep, settings, reporter.part(0.75 * share, 0.9 * share, "closing heads"))
+        model.vit.prune(mask)
+        model.vit.set_gate_mode(GateMode.OPEN)
+        fabric.to_device(model)
+        run.finetune(model.vit, "surviving_heads", dense, settings, reporter.part(0.9 * share, share, "surviving heads"))
+    scores = _score(model, validation, fabric)
+    controls: dict[str, TagScores] = {}
+    if settings.controls and validation and keep < sum(heads):
+        masks = {
+            "random_heads": random_mask(heads, keep, training.seed),
+            "all_heads": [torch.ones(h, dtype=torch.bool) for h in heads],
+            "no_heads": [torch.zeros(h, dtype=torch.bool) for h in heads],
+        }
+        for i, (name, control) in enumerate(masks.items()):
+            part = reporter.part(share + i * (1 - share) / 3, share + (i + 1) * (1 - share) / 3, f"control: {name}")
+            controls[name] = _control(run, model, dense, control, name, settings, validation, part)
+    pruned = Architecture(**(vars(architecture) | {"vit": model.vit.config}))
+    model.architecture = pruned
+    return TrainedClassifier(model.eval(), [m.tolist() for m in mask], scores, controls)
+
+
+def _control(
+    run: ClassifierTraining,
+    model: LandCoverModel,
+    dense: SparseViT,
+    mask: list[Tensor],
+    name: str,
+    settings: ClassifierSettings,
+    validation: TaggedTiles,
+    reporter: Reporter,
+) -> TagScores:
+    """Score another choice of heads after the same fine-tuning."""
+    vit = copy.deepcopy(dense).requires_grad_(True)
+    vit.prune(mask)
+    run.fabric.to_device(vit)
+    run.finetune(vit, name, dense, settings, reporter)
+    kept, model.vit = model.vit, vit
+    scores = _score(model, validation, run.fabric)
+    model.vit = kept
+    assert scores is not None
+    return scores
+
+
+def _score(model: LandCoverModel, validation: TaggedTiles | None, fabric: Fabric) -> TagScores | None:
+    if validation is None:
+        return None
+    logits, loss = vit_tag_logits(model, validation, fabric)
+    return tag_scores(logits, validation.tags, loss)
+
+
+def architecture_for(
+    channels: int, classes: int, tile: int, gsd: float, settings: ClassifierSettings
+) -> Architecture:
+    """The networks of a classifier: a transformer of the preset and the spectral network, equally weighted."""
+    wanted = max(settings.patch_size_m / gsd, 1)
+    patch = min((p for p in range(1, tile + 1) if tile % p == 0), key=lambda p: abs(p - wanted))  # a whole number of patches
+    vit = preset_config(settings.preset, channels, classes, tile, patch)
+    return Architecture(channels, classes, tile, vit, SPECTRAL_WIDTH, "", {"vit": 0.5, "spectral": 0.5})

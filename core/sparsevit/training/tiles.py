@@ -1,0 +1,106 @@
+"""Tiles in memory-mapped storage: read once from the rasters, then drawn in any order."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparsevit.errors import InputError
+from sparsevit.geodata.scene import Scene, open_scene
+from sparsevit.geodata.tile_index import TileIndex, groups
+from sparsevit.reporting import Reporter
+
+
+class TileStore:
+    """Raw tiles `[N, C, H, W]` on disk, NaN for nodata; the pages in use are the system's business, not the heap's."""
+
+    def __init__(self, shape: tuple[int, int, int, int]) -> None:
+        self._file = tempfile.NamedTemporaryFile(prefix="sparsevit-tiles-")  # noqa: SIM115 (lives with the store)
+        self.values = np.memmap(self._file.name, dtype=np.float32, mode="w+", shape=shape)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def batch(self, positions: Tensor) -> Tensor:
+        """Tiles `[B, C, H, W]` at positions `[B]`."""
+        return torch.from_numpy(np.asarray(self.values[positions.numpy()]))
+
+
+@dataclass(frozen=True)
+class TaggedTiles:
+    """Tiles, their tags and their positions in the tile index.
+
+    Attributes:
+        store: Raw tiles.
+        tags: `[N, K]`, 1 present, 0 absent, -1 unknown.
+        presence_threshold: Share of a tile from which a class counts as present.
+    """
+
+    store: TileStore
+    tags: Tensor
+    presence_threshold: float
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+
+def load_tiles(
+    index: TileIndex, bands: list[str], reporter: Reporter, scene_override: list[Path] | None = None
+) -> TileStore:
+    """Read the tiles of an index.
+
+    Args:
+        index: The tiles; all of one size.
+        bands: Bands to read, in order.
+        reporter: Progress.
+        scene_override: Rasters to read instead of those that the index names.
+
+    Raises:
+        InputError: Tiles differ in size, or a raster lacks a band.
+    """
+    sizes = index.frame[["height", "width"]].drop_duplicates().to_numpy()
+    if len(sizes) != 1:
+        raise InputError("The tiles of the index differ in size.", "tiles", "Make a new index with 'tiles'.")
+    height, width = (int(v) for v in sizes[0])
+    store = TileStore((len(index), len(bands), height, width))
+    windows = index.windows()
+    done = 0
+    for paths, positions in groups(index):
+        with open_tile_scene(index, scene_override or paths, bands) as scene:
+            for i in positions:
+                reporter.check()
+                store.values[i] = scene.read(windows[i])[0]
+                done += 1
+                reporter.progress(done / len(index), "reading tiles")
+    return store
+
+
+def open_tile_scene(index: TileIndex, paths: list[Path], bands: list[str]) -> Scene:
+    """Open the rasters of an index with the bands asked for; names of the index where the files carry none."""
+    scene = open_scene(paths, index.band_names or None)
+    return scene.select(bands, "The tile index", "tiles")
+
+
+def band_statistics(store: TileStore) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each band `[C]` over all valid pixels of the tiles.
+
+    Raises:
+        InputError: A band is constant or has no valid pixel.
+    """
+    total, squares, count = (np.zeros(store.values.shape[1]) for _ in range(3))
+    for tile in store.values:
+        finite = np.isfinite(tile)
+        values = np.where(finite, tile, 0).astype(np.float64)
+        total += values.sum((1, 2))
+        squares += (values**2).sum((1, 2))
+        count += finite.sum((1, 2))
+    if (count == 0).any():
+        raise InputError("A band has no valid pixel in the training tiles.", "tiles", "Check the nodata value.")
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return torch.tensor(mean, dtype=torch.float32), torch.tensor(np.maximum(std, 1e-6), dtype=torch.float32)

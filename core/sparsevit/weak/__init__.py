@@ -1,0 +1,1 @@
+"""From tags to pseudomasks: evidence, clusters, names, edges, confidence."""

@@ -1,0 +1,23 @@
+"""The Processing algorithms, one per file."""
+
+from .assessaccuracy import AssessAccuracy
+from .checkengine import CheckEngine
+from .createtiles import CreateTiles
+from .generatepseudomasks import GeneratePseudomasks
+from .maplandcover import MapLandCover
+from .predictlandcover import PredictLandCover
+from .refinelandcover import RefineLandCover
+from .tagtiles import TagTiles
+from .trainclassifier import TrainClassifier
+
+ALGORITHMS = (
+    MapLandCover,
+    CreateTiles,
+    TagTiles,
+    TrainClassifier,
+    GeneratePseudomasks,
+    RefineLandCover,
+    PredictLandCover,
+    AssessAccuracy,
+    CheckEngine,
+)

@@ -1,0 +1,116 @@
+"""What all algorithms share: each does one job of the engine."""
+
+from __future__ import annotations
+
+import os
+
+from qgis.core import QgsProcessingAlgorithm, QgsProcessingException, QgsProcessingOutputNumber
+from qgis.PyQt.QtGui import QIcon
+
+from ..engine import interpreter, worker
+from ..text import resource, tr
+from . import checks, layers
+from .request import destinations_of, request_of
+
+
+class EngineAlgorithm(QgsProcessingAlgorithm):
+    """A job of the engine as a Processing algorithm.
+
+    A subclass says which job, which parameters and which numbers. A parameter is named as the job's field in capitals,
+    so there is nothing else to connect.
+    """
+
+    JOB = ""
+
+    def definitions(self):
+        """The parameter definitions, in the order of the dialog."""
+        raise NotImplementedError
+
+    def numbers(self):
+        """The output numbers: `(output name, field of the job's result, label)`."""
+        return []
+
+    def inconsistency(self, parameters, context):
+        """Why these values cannot work together, in one sentence; empty if they can."""
+        return ""
+
+    def job_request(self, inputs, outputs):
+        """The request of the job, from the inputs and the paths to write; a subclass renames what differs."""
+        return {**inputs, **{name.lower(): os.path.abspath(path) for name, path in outputs.items()}}
+
+    def tell(self, result, feedback):
+        """Say in the log what a user wants to know of a result."""
+
+    def createInstance(self):
+        return type(self)()
+
+    def initAlgorithm(self, configuration=None):
+        for definition in self.definitions():
+            self.addParameter(definition)
+        for name, _field, label in self.numbers():
+            self.addOutput(QgsProcessingOutputNumber(name, label))
+
+    def canExecute(self):
+        """Grey the algorithm out in the toolbox when the engine is not set up."""
+        try:
+            interpreter.find()
+        except QgsProcessingException as err:
+            return False, str(err)
+        return True, ""
+
+    def checkParameterValues(self, parameters, context):
+        """Refuse what cannot work before anything starts; `qgis_process` prints the reason and exits with 1."""
+        try:
+            interpreter.version(interpreter.find())
+        except QgsProcessingException as err:
+            return False, str(err)
+        problem = checks.first_problem(self, parameters, context)
+        if problem:
+            return False, problem
+        fine, message = super().checkParameterValues(parameters, context)
+        if not fine:
+            return False, message
+        problem = self.inconsistency(parameters, context)
+        return not problem, problem
+
+    def prepareAlgorithm(self, parameters, context, feedback):
+        """Turn layers into plain values here, in the main thread, where layers live."""
+        self._inputs = request_of(self, parameters, context, feedback)
+        return True
+
+    def processAlgorithm(self, parameters, context, feedback):
+        outputs = destinations_of(self, parameters, context)
+        request = self.job_request(self._inputs, outputs)
+        result = worker.run_job(interpreter.find(), self.JOB, request, feedback)
+        self.tell(result, feedback)
+        layers.arrange(self, outputs, context)
+        return {**outputs, **{name: result.get(field) for name, field, _label in self.numbers()}}
+
+    def icon(self):
+        return QIcon(self.svgIconPath())
+
+    def svgIconPath(self):
+        return resource("icons", "sparsevit.svg")
+
+    def helpUrl(self):
+        return "https://github.com/sparsevit/sparsevit-landcover"
+
+
+class MapGroup:
+    """The algorithms that make and judge maps."""
+
+    def group(self):
+        return tr("Maps")
+
+    def groupId(self):
+        return "maps"
+
+
+class TrainingGroup:
+    """The steps from tags to a model, one by one."""
+
+    def group(self):
+        return tr("Step by step")
+
+    def groupId(self):
+        return "steps"

@@ -1,0 +1,96 @@
+"""How results appear in QGIS: grouped, in a sensible order, and with a legend.
+
+Class rasters need nothing: their colours and class names are inside the file. A post-processor does the rest, as a
+bonus for the desktop; `qgis_process` never calls it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from qgis.core import (
+    Qgis,
+    QgsColorRampShader,
+    QgsFillSymbol,
+    QgsMapLayerType,
+    QgsProcessingLayerPostProcessorInterface,
+    QgsSingleBandPseudoColorRenderer,
+    QgsSingleSymbolRenderer,
+    QgsStyle,
+)
+
+# QGIS does not keep a Python post-processor alive; a collected one is called as an empty C++ base, without an error.
+_alive = deque(maxlen=256)
+_RANK = "sparsevit/rank"
+
+
+class _Arranger(QgsProcessingLayerPostProcessorInterface):
+    """Styles one result and moves it into the group of its run.
+
+    Args:
+        group: Name of the group in the layer tree; none if empty.
+        rank: Place in the group, 0 is the top.
+    """
+
+    def __init__(self, group, rank):
+        super().__init__()
+        self._group, self._rank = group, rank
+
+    def postProcessLayer(self, layer, context, feedback):
+        if layer.type() == QgsMapLayerType.VectorLayer:
+            _outline(layer)
+        elif layer.bandCount() == 1 and layer.dataProvider().dataType(1) == Qgis.DataType.Float32:
+            _colour_shares(layer)
+        if self._group and context.project() is not None:
+            self._move(layer, context.project().layerTreeRoot())
+
+    def _move(self, layer, root):
+        node = root.findLayer(layer.id())
+        if node is None or node.parent() != root:  # the user's own settings have put it somewhere
+            return
+        group = root.findGroup(self._group) or root.insertGroup(0, self._group)
+        moved = node.clone()
+        moved.setCustomProperty(_RANK, self._rank)
+        above = [child for child in group.children() if int(child.customProperty(_RANK, 0)) < self._rank]
+        group.insertChildNode(len(above), moved)
+        root.removeChildNode(node)
+
+
+def arrange(algorithm, outputs, context):
+    """Have the layers of a run grouped, ordered and styled when QGIS loads them.
+
+    Args:
+        algorithm: The algorithm that wrote them.
+        outputs: Output name → path, as the algorithm returns it.
+        context: The run's `QgsProcessingContext`.
+    """
+    loaded = [(name, path) for name, path in outputs.items() if context.willLoadLayerOnCompletion(path)]
+    # Outlines of tiles lie above the rasters; these keep the order of the dialog.
+    loaded.sort(key=lambda item: algorithm.parameterDefinition(item[0]).type() != "vectorDestination")
+    group = algorithm.displayName() if len(loaded) > 1 else ""
+    for rank, (_name, path) in enumerate(loaded):
+        details = context.layerToLoadOnCompletionDetails(path)
+        if hasattr(details, "groupName"):  # newer than 3.22: QGIS groups and sorts by itself
+            details.groupName, details.layerSortKey = group, -rank
+            arranger = _Arranger("", rank)
+        else:
+            arranger = _Arranger(group, rank)
+        _alive.append(arranger)
+        details.setPostProcessor(arranger)
+
+
+def _outline(layer):
+    symbol = QgsFillSymbol.createSimple({"style": "no", "outline_color": "#444444", "outline_width": "0.2"})
+    layer.setRenderer(QgsSingleSymbolRenderer(symbol))
+    layer.triggerRepaint()
+
+
+def _colour_shares(layer):
+    """Colour a raster of values from 0 to 1."""
+    ramp = QgsStyle.defaultStyle().colorRamp("Viridis")
+    renderer = QgsSingleBandPseudoColorRenderer(layer.dataProvider(), 1)
+    renderer.setClassificationMin(0.0)
+    renderer.setClassificationMax(1.0)
+    renderer.createShader(ramp, QgsColorRampShader.Type.Interpolated)
+    layer.setRenderer(renderer)
+    layer.triggerRepaint()

@@ -1,0 +1,114 @@
+"""From tags to a land-cover map, in one step."""
+
+from __future__ import annotations
+
+from ..text import tr
+from . import fields, inputs, settings
+from .base import EngineAlgorithm, MapGroup
+from .tagtiles import tag_problem
+
+
+class MapLandCover(MapGroup, EngineAlgorithm):
+    """Job `map`: all the steps in one request."""
+
+    JOB = "map"
+
+    def name(self):
+        return "maplandcover"
+
+    def displayName(self):
+        return tr("Map land cover from tags")
+
+    def shortDescription(self):
+        return tr("Makes a land-cover map from tags: which classes occur in a place, not where")
+
+    def tags(self):
+        return tr(
+            "land cover,land use,classification,segmentation,weakly supervised,image-level labels,tags,deep learning,"
+            "vision transformer,sentinel-2,sentinel-1,pseudomask"
+        ).split(",")
+
+    def shortHelpString(self):
+        return tr(
+            "<p>Makes a land-cover map of a Sentinel-2 scene (with Sentinel-1 if you have it) from <b>tags</b>: you "
+            "say which classes occur in some places, such as “Forest, Water”, never where.</p>"
+            "<p>A vision transformer learns the tags; the few attention heads that it keeps, together with the "
+            "spectra, show where each class is (pseudomask); a segmentation network refines this into the map.</p>"
+            "<p><b>Before:</b> tag at least some dozen places of about 640 m. Tags work when classes do not always "
+            "occur together: two classes that share every place cannot be told apart. Every class needs places "
+            "without it, too.</p>"
+            "<p><b>After:</b> read the report. Without a reference it can only say how well the tags are explained on "
+            "held-out blocks; for an accuracy give a reference that was not used for the tags.</p>"
+            "<p>On a computer without a GPU the default settings take about ten minutes for a few hundred tiles.</p>"
+        )
+
+    def definitions(self):
+        return [
+            inputs.scene(),
+            *inputs.tag_source(),
+            inputs.scheme(),
+            *fields.advanced([inputs.band_names(), inputs.mapping(), inputs.classes()]),
+            *settings.tiling(),
+            *settings.tagging(),
+            *settings.classifier(),
+            *settings.training(),
+            *settings.pseudomask(),
+            *settings.refinement(),
+            *settings.mapping(),
+            *settings.hardware(),
+            fields.raster_or_vector(
+                "REFERENCE",
+                tr("Reference"),
+                tr(
+                    "Raster, polygons or points with known classes, for the report. Use data that did not make the "
+                    "tags, else the accuracy is too good to be true."
+                ),
+                optional=True,
+            ),
+            fields.field(
+                "REFERENCE_FIELD", tr("Reference field"), tr("Class field of a vector reference."), "REFERENCE"
+            ),
+            fields.raster_output("LANDCOVER", tr("Land cover"), tr("The map: a GeoTIFF with legend, 255 is nodata.")),
+            fields.raster_output(
+                "CONFIDENCE", tr("Confidence"), tr("Probability of the mapped class, 0–1, as the network sees it.")
+            ),
+            fields.raster_output(
+                "PSEUDOMASK", tr("Pseudomask"), tr("The first map, that the refinement started from.")
+            ),
+            fields.tile_index_output("TILES", tr("Tiles"), tr("Tile index (.gpkg): tiles with their tags and split.")),
+            fields.file_output(
+                "CLASSIFIER_MODEL",
+                tr("Classifier"),
+                tr("The transformer (.safetensors), for “Generate pseudomasks” in other scenes."),
+                fields.model_filter(),
+            ),
+            fields.file_output(
+                "MODEL",
+                tr("Land-cover model"),
+                tr("The refined model (.safetensors), for “Predict land cover” in other scenes."),
+                fields.model_filter(),
+            ),
+            fields.file_output("REPORT", tr("Report"), tr("What was done and how good it is."), fields.html_filter()),
+            fields.file_output(
+                "REPORT_JSON",
+                tr("Report as JSON"),
+                tr("The numbers of the report, for other programs."),
+                fields.json_filter(),
+                optional=True,
+            ),
+        ]
+
+    def numbers(self):
+        return [
+            ("HEADS_KEPT", "heads_kept", tr("Attention heads kept")),
+            ("HEADS_TOTAL", "heads_total", tr("Attention heads at the start")),
+            ("MACRO_F1", "macro_f1", tr("Macro F1 of the tags on validation blocks")),
+            ("MEAN_AP", "mean_ap", tr("Mean average precision of the tags on validation blocks")),
+            ("REFINED_WEIGHT", "refined_weight", tr("Weight of the refined network in the map")),
+            ("MIOU", "miou", tr("Mean intersection over union against the reference")),
+            ("OA", "overall_accuracy", tr("Overall accuracy against the reference")),
+            ("SECONDS", "seconds", tr("Seconds")),
+        ]
+
+    def inconsistency(self, parameters, context):
+        return tag_problem(self, parameters, context, needs_layer=True)

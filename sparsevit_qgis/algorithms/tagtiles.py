@@ -1,0 +1,110 @@
+"""Write image-level labels into a tile index."""
+
+from __future__ import annotations
+
+from qgis.core import QgsMapLayerType
+
+from ..text import tr
+from . import fields, inputs, settings
+from .base import EngineAlgorithm, TrainingGroup
+from .checks import label, missing
+from .request import vector_layer, vector_path
+
+
+class TagTiles(TrainingGroup, EngineAlgorithm):
+    """Job `tag`."""
+
+    JOB = "tag"
+
+    def name(self):
+        return "tagtiles"
+
+    def displayName(self):
+        return tr("Tag tiles")
+
+    def shortDescription(self):
+        return tr("Writes into each tile which classes occur in it, from fields, polygons, points or a coarse map")
+
+    def tags(self):
+        return tr(
+            "tags,image-level labels,multi-label,annotation,weakly supervised,tile index,land cover,presence"
+        ).split(",")
+
+    def shortHelpString(self):
+        return tr(
+            "<p>Writes image-level labels into a tile index: for each tile and class <i>present</i>, <i>absent</i> or "
+            "<i>unknown</i>.</p>"
+            "<p>Tags may come from a text field (“Forest, Water”), from one true/false field per class, from polygons "
+            "or points with a class, or from any categorical raster; a coarse global map will do.</p>"
+            "<p>The log shows which classes occur together. Classes that always occur together cannot be told apart, "
+            "and a class that occurs in nearly every tile is learned badly: add tiles in which they differ.</p>"
+        )
+
+    def definitions(self):
+        return [
+            inputs.tiles(),
+            *inputs.tag_source(),
+            inputs.scheme(),
+            *fields.advanced([inputs.mapping(), inputs.classes()]),
+            *settings.tagging(),
+            fields.tile_index_output(
+                "OUTPUT",
+                tr("Tagged tiles"),
+                tr("Tile index to write (.gpkg). If skipped, the tags are written into the tile index itself."),
+                optional=True,
+            ),
+        ]
+
+    def numbers(self):
+        return [("TILES", "tiles", tr("Number of tiles")), ("TAGGED", "tagged", tr("Number of tagged tiles"))]
+
+    def inconsistency(self, parameters, context):
+        return tag_problem(self, parameters, context, needs_layer=False)
+
+    def processAlgorithm(self, parameters, context, feedback):
+        results = super().processAlgorithm(parameters, context, feedback)
+        return {"OUTPUT": self._inputs["tiles"], **results}
+
+    def postProcessAlgorithm(self, context, feedback):
+        """Show new tags in a layer of the project that is the file that was written."""
+        layers = context.project().mapLayers().values() if context.project() else ()
+        for layer in layers:
+            if layer.type() == QgsMapLayerType.VectorLayer and vector_path(layer) == self._inputs["tiles"]:
+                layer.dataProvider().reloadData()
+                layer.updateFields()
+        return {}
+
+
+def tag_problem(algorithm, parameters, context, needs_layer):
+    """Why the parameters of the tags do not go together; empty if they do.
+
+    Args:
+        algorithm: The algorithm, for the names of its parameters.
+        parameters: The values.
+        context: The `QgsProcessingContext`.
+        needs_layer: Whether `text` and `fields` need a layer; else they may be in the tile index.
+    """
+    source = algorithm.parameterAsEnumString(parameters, "SOURCE", context)
+    needed = {
+        "text": ["LAYER", "FIELD"] if needs_layer else ["FIELD"],
+        "fields": ["LAYER"] if needs_layer else [],
+        "vector": ["LAYER", "FIELD"],
+        "raster": ["RASTER"],
+    }[source]
+    unused = ["LAYER", "FIELD"] if source == "raster" else ["RASTER"]
+    for name in unused:
+        if parameters.get(name):
+            return tr("{} does not go with tags of the kind '{}'; leave it empty.").format(
+                label(algorithm, name), source
+            )
+    return missing(algorithm, parameters, *needed) or _missing_field(algorithm, parameters, context)
+
+
+def _missing_field(algorithm, parameters, context):
+    name = algorithm.parameterAsString(parameters, "FIELD", context)
+    layer = vector_layer(algorithm, "LAYER" if parameters.get("LAYER") else "TILES", parameters, context)
+    if not name or layer is None or layer.fields().lookupField(name) >= 0:
+        return ""
+    return tr("{}: layer '{}' has no field '{}'; it has: {}.").format(
+        label(algorithm, "FIELD"), layer.name(), name, ", ".join(layer.fields().names())
+    )
