@@ -14,7 +14,7 @@ STAGED := $(BUILD)/plugins/sparsevit_qgis
 VERSION := $(shell sed -n 's/^version=//p' metadata.txt)
 
 DEV_TOOLS := pytest pytest-cov hypothesis ruff mypy bandit psutil pandas-stubs types-shapely types-Jinja2
-QGIS_PACKAGES := qgis python3-qgis qgis-providers gdal-bin python3-gdal python3-venv
+QGIS_PACKAGES := qgis python3-qgis qgis-providers gdal-bin python3-gdal python3-venv fonts-dejavu-core
 PLUGIN_SOURCES := $(shell find sparsevit_qgis resources/icons resources/schemes -type f -not -path '*/__pycache__/*') \
 	metadata.txt LICENSE CHANGELOG.md
 

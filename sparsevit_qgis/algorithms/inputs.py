@@ -45,7 +45,7 @@ def extent():
 def scheme(optional=False):
     """The class scheme."""
     text = tr(
-        "JSON or CSV file with code (1–254), name and colour of each class. Shipped in the folder of the default: "
+        "JSON or CSV file with code (0–254), name and colour of each class. Shipped in the folder of the default: "
         "dfc2020, igbp_simplified, worldcover (ESA WorldCover), dynamic_world, corine_level1. Copy one to make your "
         "own."
     )

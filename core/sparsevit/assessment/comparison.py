@@ -68,7 +68,7 @@ def sample_raster(path: Path, grid: Grid, table: dict[int, int], parameter: str)
     Raises:
         InputError: See `categories_on`.
     """
-    with categories_on(path, grid, parameter) as read:
+    with categories_on(path, grid, parameter, "the map") as read:
 
         def sample(window: Window) -> Sample:
             values, valid = read(window)

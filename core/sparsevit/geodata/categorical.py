@@ -12,11 +12,10 @@ import rasterio
 from rasterio.enums import MaskFlags, Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
 from sparsevit.errors import InputError
-from sparsevit.geodata.scene import GDAL_OPTIONS, BoolArray, Grid, open_raster
+from sparsevit.geodata.scene import GDAL_OPTIONS, BoolArray, Grid, check_overlap, open_raster
 
 IntArray = npt.NDArray[np.int32]
 ReadCategories = Callable[[Window], tuple[IntArray, BoolArray]]
@@ -24,13 +23,14 @@ ReadCategories = Callable[[Window], tuple[IntArray, BoolArray]]
 
 
 @contextmanager
-def categories_on(path: Path, grid: Grid, parameter: str) -> Iterator[ReadCategories]:
+def categories_on(path: Path, grid: Grid, parameter: str, other: str = "the scene") -> Iterator[ReadCategories]:
     """Open a categorical raster of any CRS and resolution on a grid, by the nearest pixel.
 
     Args:
         path: Raster; its first band holds the categories.
         grid: Grid to read on.
         parameter: Job field that an error names.
+        other: What the grid belongs to, for an error.
 
     Raises:
         InputError: The raster is missing or unreadable, has no CRS, or does not overlap the grid.
@@ -40,7 +40,7 @@ def categories_on(path: Path, grid: Grid, parameter: str) -> Iterator[ReadCatego
             raise InputError(
                 f"{path} has no coordinate reference system.", parameter, "Assign one (QGIS: Assign Projection)."
             )
-        check_overlap(src, grid, path, parameter)
+        check_overlap(grid, src, other, parameter)
         unmarked = src.nodata is None and MaskFlags.alpha not in src.mask_flag_enums[0]
         where = {"crs": grid.crs, "transform": grid.transform, "width": grid.width, "height": grid.height}
         options = {"resampling": Resampling.nearest, "add_alpha": unmarked}
@@ -57,23 +57,6 @@ def categories_on(path: Path, grid: Grid, parameter: str) -> Iterator[ReadCatego
                 return values.astype(np.int32), valid
 
             yield read
-
-
-def check_overlap(src: rasterio.DatasetReader, grid: Grid, path: Path, parameter: str) -> None:
-    """Refuse a raster that does not overlap a grid.
-
-    Raises:
-        InputError: No overlap, or the two CRSs cannot be related.
-    """
-    try:
-        xmin, ymin, xmax, ymax = transform_bounds(src.crs, grid.crs, *src.bounds)
-    except RasterioError as err:
-        raise InputError(
-            f"The CRS of {path} cannot be related to that of the scene ({err}).", parameter, "Reproject it."
-        ) from err
-    gxmin, gymin, gxmax, gymax = grid.bounds
-    if not (xmin < gxmax and xmax > gxmin and ymin < gymax and ymax > gymin):
-        raise InputError(f"{path} does not overlap the scene.", parameter, "Check both CRSs and extents.")
 
 
 def translate(values: IntArray, table: dict[int, int], missing: int) -> npt.NDArray[np.int16]:

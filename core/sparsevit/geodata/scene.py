@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags, Resampling
 from rasterio.errors import CRSError, RasterioError, RasterioIOError
@@ -256,7 +257,7 @@ def open_scene(paths: Iterable[Path], band_names: list[str] | None = None) -> Sc
                 grid = Grid(src.crs, src.transform, src.width, src.height)
                 _check_metric(grid, path)
             else:
-                _check_overlap(grid, src, paths[0])
+                check_overlap(grid, src, paths[0].name, "scene")
             bands += [Band(_band_name(src, i, len(bands) + i), path, i) for i in range(1, src.count + 1)]
     if band_names:
         if len(band_names) != len(bands):
@@ -292,17 +293,26 @@ def _check_metric(grid: Grid, path: Path) -> None:
         )
 
 
-def _check_overlap(grid: Grid, src: Any, first: Path) -> None:
+def check_overlap(grid: Grid, src: Any, other: str, parameter: str) -> None:
+    """Refuse a raster that does not overlap a grid.
+
+    Args:
+        grid: The grid.
+        src: The open raster.
+        other: What the grid belongs to, for an error.
+        parameter: Job field that an error names.
+
+    Raises:
+        InputError: No overlap, or the two CRSs cannot be related.
+    """
     try:
         xmin, ymin, xmax, ymax = transform_bounds(src.crs, grid.crs, *src.bounds)
-    except (CRSError, RasterioError) as err:
+    except (CRSError, RasterioError, CPLE_BaseError) as err:
         raise InputError(
-            f"The CRS of {src.name} cannot be related to that of {first.name} ({err}).",
-            "scene",
-            "Reproject one of them.",
+            f"The CRS of {src.name} cannot be related to that of {other}.", parameter, "Reproject one of them."
         ) from err
     gxmin, gymin, gxmax, gymax = grid.bounds
     if not (xmin < gxmax and xmax > gxmin and ymin < gymax and ymax > gymin):
         raise InputError(
-            f"{src.name} does not overlap {first.name}.", "scene", "Give rasters of the same place, with the right CRS."
+            f"{src.name} does not overlap {other}.", parameter, "Give rasters of the same place, with the right CRS."
         )

@@ -248,18 +248,21 @@ def split_by_blocks(
     def block_at(x_y: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         return np.floor(x_y / settings.block_size_m + 1e-9).astype(np.int64)
 
-    home = block_at(corners_m + side_m / 2)
-    split_of = _draw_blocks(sorted({(int(x), int(y)) for x, y in home}), settings)
-    splits = np.array([split_of[int(x), int(y)] for x, y in home], dtype=object)
-    rank = np.array([SPLITS.index(s) for s in splits])
-    for margin, conflict in ((0.0, np.not_equal), (settings.gap_m, np.greater)):
-        first = block_at(corners_m - margin)
-        last = block_at(corners_m + side_m + margin - 1e-3)
+    def blocks_within(margin: float) -> Iterator[list[tuple[int, int]]]:
+        """Yield a block of each tile at a time, until all that come within `margin` of it have had their turn."""
+        first, last = block_at(corners_m - margin), block_at(corners_m + side_m + margin - 1e-3)
         reach = int((last - first).max(initial=0)) + 1
         for step in np.ndindex(reach, reach):
-            near = np.minimum(first + step, last)
-            near_rank = [SPLITS.index(split_of[b]) if (b := (int(x), int(y))) in split_of else -1 for x, y in near]
-            splits[(np.array(near_rank) >= 0) & conflict(near_rank, rank)] = "gap"
+            yield [(int(x), int(y)) for x, y in np.minimum(first + step, last)]
+
+    touched = sorted({block for blocks in blocks_within(0.0) for block in blocks})
+    split_of = _draw_blocks(touched, settings)
+    splits = np.array([split_of[int(x), int(y)] for x, y in block_at(corners_m + side_m / 2)], dtype=object)
+    rank = np.array([SPLITS.index(s) for s in splits])
+    for margin, conflict in ((0.0, np.not_equal), (settings.gap_m, np.greater)):
+        for blocks in blocks_within(margin):
+            near = np.array([SPLITS.index(split_of[b]) if b in split_of else -1 for b in blocks])
+            splits[(near >= 0) & conflict(near, rank)] = "gap"
     return splits
 
 

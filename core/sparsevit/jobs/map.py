@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
+from sparsevit.errors import InputError
 from sparsevit.geodata.tile_index import TilingSettings
-from sparsevit.jobs.base import Job, Request, Result
+from sparsevit.jobs import assess, predict, pseudomask, refine, tag, tiles, train
+from sparsevit.jobs.base import Job, Request, Result, absolute
 from sparsevit.labels.settings import TagSettings
 from sparsevit.mapping.predict import MappingSettings
+from sparsevit.models.edges import EdgeSettings
 from sparsevit.models.hardware import HardwareSettings
+from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
 from sparsevit.training.classifier import ClassifierSettings
 from sparsevit.training.loop import TrainingSettings
@@ -46,8 +51,11 @@ class MapRequest(Request):
     pseudomasks: PseudomaskSettings = PseudomaskSettings()
     refinement: RefinementSettings = RefinementSettings()
     predicting: MappingSettings = MappingSettings()
+    edge: EdgeSettings = EdgeSettings()
     hardware: HardwareSettings = HardwareSettings()
-    reference: Path | None = Field(default=None, description="Reference for the report; held-out tags alone if left out.")
+    reference: Path | None = Field(
+        default=None, description="Reference for the report; without one there is no report, only scores on held-out tags."
+    )
     reference_field: str | None = Field(default=None, description="Class field of a vector reference.")
     landcover: Path = Field(description="Land-cover raster to write (.tif).")
     tiles: Path = Field(description="Tile index to write (.gpkg).")
@@ -55,7 +63,7 @@ class MapRequest(Request):
     confidence: Path = Field(description="Confidence raster of the map to write (.tif).")
     classifier_model: Path = Field(description="Classifier to write (.safetensors).")
     model: Path = Field(description="Land-cover model to write (.safetensors).")
-    report: Path = Field(description="Report to write (.html).")
+    report: Path | None = Field(default=None, description="Report to write (.html); needs a reference.")
     report_json: Path | None = Field(default=None, description="The same numbers as JSON (.json); none if left out.")
 
 
@@ -68,14 +76,120 @@ class MapResult(Result):
     confidence: str
     classifier_model: str
     model: str
-    report: str
+    report: str | None
     report_json: str | None
     heads_kept: int
     heads_total: int
-    macro_f1: float
-    mean_ap: float
+    macro_f1: float | None
+    mean_ap: float | None
+    macro_f1_random_heads: float | None
+    decision: str
     refined_weight: float
     miou: float | None
     overall_accuracy: float | None
     class_shares: dict[str, float]
     seconds: float
+
+
+def run(request: MapRequest, reporter: Reporter) -> MapResult:
+    """Do the jobs one after another: what the user would do by hand."""
+    started = time.monotonic()
+    check_outputs(request)
+    cut = tiles.run(_pick(tiles.TilesRequest, request, output=request.tiles, footprints=_footprints(request)), reporter.part(0, 0.02, "tiles"))
+    reporter.log(f"{cut.tiles} tiles: {cut.train} train, {cut.validation} validation, {cut.gap} in the gap between them.")
+    tag.run(_pick(tag.TagRequest, request, output=None), reporter.part(0.02, 0.04, "tags"))
+    trained = train.run(
+        _pick(train.TrainRequest, request, scene=[], classes=[], output=request.classifier_model), reporter.part(0.04, 0.55, "train")
+    )
+    painted = _pick(
+        pseudomask.PseudomaskRequest, request, model=request.classifier_model, output=request.pseudomask, confidence=None
+    )
+    pseudomask.run(painted, reporter.part(0.55, 0.6, "pseudomask"))
+    refined = refine.run(
+        _pick(refine.RefineRequest, request, scene=[], classifier=request.classifier_model, output=request.model),
+        reporter.part(0.6, 0.9, "refine"),
+    )
+    mapped = predict.run(_pick(predict.PredictRequest, request, output=request.landcover), reporter.part(0.9, 0.98, "map"))
+    assessed = None
+    if request.reference and request.report:
+        options = {
+            "map": request.landcover,
+            "reference": request.reference,
+            "field": request.reference_field,
+            "scheme": request.scheme,
+            "output": request.report,
+            "json_output": request.report_json,
+        }
+        assessed = assess.run(assess.AssessRequest.model_validate(options), reporter.part(0.98, 1, "assess"))
+    reporter.progress(1.0)
+    return MapResult(
+        landcover=mapped.output,
+        tiles=absolute(request.tiles),
+        pseudomask=absolute(request.pseudomask),
+        confidence=absolute(request.confidence),
+        classifier_model=trained.output,
+        model=refined.output,
+        report=assessed.output if assessed else None,
+        report_json=assessed.json_output if assessed else None,
+        heads_kept=trained.heads_kept,
+        heads_total=trained.heads_total,
+        macro_f1=trained.macro_f1,
+        mean_ap=trained.mean_ap,
+        macro_f1_random_heads=trained.macro_f1_random_heads,
+        decision=refined.decision,
+        refined_weight=refined.refined_weight,
+        miou=assessed.miou if assessed else None,
+        overall_accuracy=assessed.overall_accuracy if assessed else None,
+        class_shares=mapped.class_shares,
+        seconds=round(time.monotonic() - started, 1),
+    )
+
+
+def check_outputs(request: MapRequest) -> None:
+    """Refuse what cannot work at the end before any work starts.
+
+    Raises:
+        InputError: An output cannot be written, two outputs are the same file, or a report lacks its reference.
+    """
+    files = {
+        "landcover": (request.landcover, ".tif"),
+        "tiles": (request.tiles, ".gpkg"),
+        "pseudomask": (request.pseudomask, ".tif"),
+        "confidence": (request.confidence, ".tif"),
+        "classifier_model": (request.classifier_model, ".safetensors"),
+        "model": (request.model, ".safetensors"),
+        "report": (request.report, ".html"),
+        "report_json": (request.report_json, ".json"),
+    }
+    seen: dict[Path, str] = {}
+    for name, (path, suffix) in files.items():
+        if path is None:
+            continue
+        check_writable(path, (suffix,), name)
+        other = seen.setdefault(path.resolve(), name)
+        if other != name:
+            raise InputError(f"'{name}' and '{other}' are the same file {path}.", name, "Give each output its own name.")
+    if request.report and not request.reference:
+        raise InputError("A report needs a reference.", "reference", "Give one, or leave the report out.")
+
+
+def _footprints(request: MapRequest) -> Path | None:
+    """With tags in polygons, the polygons are the tiles."""
+    return request.layer if request.source in ("text", "fields") else None
+
+
+def _pick(kind: type[Any], request: BaseModel, **changes: Any) -> Any:
+    """A job's request with the values that it shares with the whole road's request."""
+    by_type = {type(value): value for value in vars(request).values()}
+    values = {}
+    for name, field in kind.model_fields.items():
+        if name in changes:
+            values[name] = changes[name]
+        elif field.annotation in by_type:
+            values[name] = by_type[field.annotation]
+        elif name in vars(request):
+            values[name] = getattr(request, name)
+    return kind.model_validate(values)
+
+
+JOB = Job("map", MapRequest, run)

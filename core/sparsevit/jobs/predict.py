@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from pydantic import Field
+from rasterio.windows import Window
 
-from sparsevit.jobs.base import Job, Request, Result
-from sparsevit.mapping.predict import MappingSettings
+from sparsevit.geodata.layers import read_layer
+from sparsevit.geodata.legend import parse_scheme
+from sparsevit.geodata.scene import open_scene
+from sparsevit.geodata.writer import share_by_class
+from sparsevit.jobs.base import Job, Request, Result, absolute
+from sparsevit.mapping.predict import MapFiles, MappingSettings, check_scene, write_map
+from sparsevit.models.edges import EdgeSettings
 from sparsevit.models.hardware import HardwareSettings
+from sparsevit.models.model_file import load_model
+from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
 
 
@@ -25,6 +34,7 @@ class PredictRequest(Request):
     )
     mask: Path | None = Field(default=None, description="Polygons to map; outside them the map is nodata.")
     mapping: MappingSettings = MappingSettings()
+    edge: EdgeSettings = EdgeSettings()
     hardware: HardwareSettings = HardwareSettings()
     output: Path = Field(description="Land-cover raster to write (.tif).")
     confidence: Path | None = Field(default=None, description="Confidence raster (.tif), 0 to 1; none if left out.")
@@ -43,3 +53,53 @@ class PredictResult(Result):
     megapixels: float
     megapixels_per_second: float
     seconds: float
+
+
+def run(request: PredictRequest, reporter: Reporter) -> PredictResult:
+    """Map a scene.
+
+    Raises:
+        InputError: Model and scene do not fit, nothing is inside the extent or mask, or the scene holds no data.
+    """
+    started = time.monotonic()
+    for path, name in ((request.output, "output"), (request.confidence, "confidence"), (request.probabilities, "probabilities")):
+        if path:
+            check_writable(path, (".tif", ".tiff"), name)
+    model, card = load_model(request.model)
+    scheme = parse_scheme(card.scheme, str(request.model))
+    with open_scene(request.scene, request.band_names or None) as whole:
+        scene = check_scene(whole, card)
+        grid = scene.grid
+        area = grid.window(request.extent) if request.extent else Window(0, 0, grid.width, grid.height)
+        mask = None
+        if request.mask:
+            polygons = read_layer(request.mask, grid.crs.to_wkt(), "mask")
+            area = area.intersection(grid.window(tuple(polygons.total_bounds), "mask"))
+            mask = list(polygons.geometry)
+        counts = write_map(
+            scene,
+            area,
+            model,
+            scheme,
+            request.mapping,
+            request.edge,
+            request.hardware,
+            MapFiles(request.output, request.confidence, request.probabilities),
+            {"SPARSEVIT_MODEL": request.model.name, "SPARSEVIT_TRAINING_DATA": card.training_data},
+            reporter,
+            mask,
+        )
+    seconds = time.monotonic() - started
+    megapixels = area.width * area.height / 1e6
+    return PredictResult(
+        output=absolute(request.output),
+        confidence=absolute(request.confidence) if request.confidence else None,
+        probabilities=absolute(request.probabilities) if request.probabilities else None,
+        class_shares=share_by_class(counts, scheme),
+        megapixels=megapixels,
+        megapixels_per_second=round(megapixels / max(seconds, 1e-9), 4),
+        seconds=round(seconds, 1),
+    )
+
+
+JOB = Job("predict", PredictRequest, run)

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field
+from rasterio.windows import Window
 
-from sparsevit.jobs.base import Job, Request, Result
+from sparsevit.errors import InputError
+from sparsevit.geodata.legend import NODATA, ClassScheme, parse_scheme
+from sparsevit.geodata.scene import Scene, open_scene
+from sparsevit.geodata.tile_index import TileIndex, groups, read_tile_index
+from sparsevit.geodata.writer import class_raster, float_raster, share_by_class
+from sparsevit.jobs.base import Job, Request, Result, absolute
+from sparsevit.labels.allowed import allowed_classes
+from sparsevit.mapping.predict import check_scene, edge_refiner
+from sparsevit.mapping.streaming import BatchRunner, sharpened, stream
+from sparsevit.models.edges import REACH, EdgeSettings
 from sparsevit.models.hardware import HardwareSettings
+from sparsevit.models.landcover import LandCoverModel
+from sparsevit.models.model_file import ModelCard, load_model
+from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
-from sparsevit.weak.pseudomask import PseudomaskSettings
+from sparsevit.weak.pseudomask import PseudomaskSettings, head_evidence, label, tile_evidence
 
 
 class PseudomaskRequest(Request):
@@ -24,6 +43,7 @@ class PseudomaskRequest(Request):
         default=None, description="Only inside xmin, ymin, xmax, ymax, in the CRS of the first raster."
     )
     pseudomask: PseudomaskSettings = PseudomaskSettings()
+    edge: EdgeSettings = EdgeSettings()
     hardware: HardwareSettings = HardwareSettings()
     output: Path = Field(description="Class raster (.tif), or a folder for an index of patches.")
     confidence: Path | None = Field(default=None, description="Confidence raster (.tif), 0 to 1; none if left out.")
@@ -41,3 +61,132 @@ class PseudomaskResult(Result):
     labelled_share: float
     class_shares: dict[str, float]
     seconds: float
+
+
+@dataclass(frozen=True)
+class Source:
+    """One scene to paint: its rasters, the tiles whose tags hold there, and the rasters to write."""
+
+    rasters: list[Path]
+    index: TileIndex | None
+    classes: Path
+    confidence: Path | None
+    heads: Path | None
+
+
+def run(request: PseudomaskRequest, reporter: Reporter) -> PseudomaskResult:
+    """Paint a scene, or every patch of an index."""
+    started = time.monotonic()
+    index = read_tile_index(request.tiles) if request.tiles else None
+    model, card = load_model(request.model, "classifier")
+    scheme = parse_scheme(card.scheme, str(request.model))
+    sources = _sources(request, index)
+    counts = np.zeros(256, np.int64)
+    for k, source in enumerate(sources):
+        part = reporter.part(k / len(sources), (k + 1) / len(sources))
+        names = index.band_names if index and not request.scene else None
+        with open_scene(source.rasters, names) as scene:
+            counts += paint_scene(check_scene(scene, card), source, model, card, scheme, request, part)
+    labelled = counts[scheme.codes].sum()
+    return PseudomaskResult(
+        output=absolute(request.output),
+        confidence=absolute(request.confidence) if request.confidence else None,
+        heads=absolute(request.heads) if request.heads else None,
+        labelled_share=float(labelled / max(counts.sum(), 1)),
+        class_shares=share_by_class(counts, scheme),
+        seconds=round(time.monotonic() - started, 1),
+    )
+
+
+def _sources(request: PseudomaskRequest, index: TileIndex | None) -> list[Source]:
+    patches = index is not None and not index.scene and not request.scene
+    if not patches:
+        rasters = request.scene or (index.scene if index else [])
+        if not rasters:
+            raise InputError("There is no scene to paint.", "scene", "Give its rasters, or a tile index that names them.")
+        for path, name in ((request.output, "output"), (request.confidence, "confidence"), (request.heads, "heads")):
+            if path:
+                check_writable(path, (".tif", ".tiff"), name)
+        return [Source(rasters, index, request.output, request.confidence, request.heads)]
+    assert index is not None
+    folders = [f for f in (request.output, request.confidence, request.heads) if f]
+    for folder in folders:
+        if folder.suffix:
+            raise InputError(f"{folder} is a file name, but the index holds patches.", "output", "Give a folder instead.")
+        folder.mkdir(parents=True, exist_ok=True)
+    return list(_patches(request, index))
+
+
+def _patches(request: PseudomaskRequest, index: TileIndex) -> Iterator[Source]:
+    for rasters, positions in groups(index):
+        chosen = np.zeros(len(index), bool)
+        chosen[positions] = True
+        files = (f / mask_name(rasters) if f else None for f in (request.output, request.confidence, request.heads))
+        classes, confidence, heads = files
+        assert classes is not None
+        yield Source(rasters, index.choose(chosen), classes, confidence, heads)
+
+
+def mask_name(rasters: list[Path]) -> str:
+    """File name of a patch's pseudomask inside its folder."""
+    return f"{rasters[0].stem}.tif"
+
+
+def paint_scene(
+    scene: Scene,
+    source: Source,
+    model: LandCoverModel,
+    card: ModelCard,
+    scheme: ClassScheme,
+    request: PseudomaskRequest,
+    reporter: Reporter,
+) -> npt.NDArray[np.int64]:
+    """Paint one scene, row by row; returns pixel counts by code `[256]`, 255 being the ignore band."""
+    area = scene.grid.window(request.extent) if request.extent else Window(0, 0, scene.grid.width, scene.grid.height)
+    settings = request.pseudomask
+    allowed = allowed_classes(source.index, scheme)
+    runner = BatchRunner(tile_evidence(model, settings, request.hardware, allowed), settings.pseudomask_batch, reporter)
+    codes = np.array([*scheme.codes, NODATA], np.uint8)  # the last one is index -1: the ignore band
+    counts = np.zeros(256, np.int64)
+    side, grid = model.architecture.tile, scene.grid.crop(area)
+    tags = {"SPARSEVIT_MODEL": request.model.name, "SPARSEVIT_METHOD": settings.method}
+    with ExitStack() as stack:
+        classes = stack.enter_context(class_raster(source.classes, grid, scheme, tags))
+        confidence = stack.enter_context(float_raster(source.confidence, grid, ["Confidence"], tags)) if source.confidence else None
+        rows = stream(scene, area, side, settings.pseudomask_overlap, len(scheme.codes), runner, reporter)
+        for band in sharpened(rows, edge_refiner(model, request.edge), REACH):
+            window = Window(area.col_off, area.row_off + band.row, band.valid.shape[1], band.valid.shape[0])
+            best, margin = label(band.evidence, allowed(window), settings.ignore_margin)
+            painted = np.where(band.valid, codes[best], NODATA).astype(np.uint8)
+            counts += np.bincount(painted[band.valid], minlength=256)
+            classes.write_rows(band.row, painted)
+            if confidence:
+                confidence.write_rows(band.row, np.where(band.valid, margin, np.nan).astype(np.float32))
+        if source.heads:
+            _write_heads(scene, area, source.heads, model, card, request, tags, reporter)
+    return counts
+
+
+def _write_heads(
+    scene: Scene,
+    area: Window,
+    path: Path,
+    model: LandCoverModel,
+    card: ModelCard,
+    request: PseudomaskRequest,
+    tags: dict[str, str],
+    reporter: Reporter,
+) -> None:
+    """Class-token attention of each surviving head of the last block; 1 is the mean attention of a patch."""
+    last = len(card.head_mask) - 1
+    names = [f"Block {last + 1}, head {h + 1}" for h, kept in enumerate(card.head_mask[last]) if kept]
+    if not names:
+        raise InputError("No head of the last block survived.", "heads", "Train with a larger 'heads_kept'.")
+    settings = request.pseudomask
+    runner = BatchRunner(head_evidence(model, request.hardware), settings.pseudomask_batch, reporter)
+    with float_raster(path, scene.grid.crop(area), names, tags) as writer:
+        for band in stream(scene, area, model.architecture.tile, settings.pseudomask_overlap, len(names), runner, reporter):
+            writer.write_rows(band.row, np.where(band.valid, band.evidence, np.nan))
+
+
+JOB = Job("pseudomask", PseudomaskRequest, run)

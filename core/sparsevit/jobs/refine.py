@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+import torch
 from pydantic import Field
+from torch import Tensor
 
-from sparsevit.jobs.base import Job, Request, Result
+from sparsevit.errors import InputError
+from sparsevit.geodata.categorical import categories_on, translate
+from sparsevit.geodata.legend import ClassScheme, parse_scheme
+from sparsevit.geodata.scene import open_scene
+from sparsevit.geodata.tile_index import TileIndex, groups, read_tile_index
+from sparsevit.jobs.base import Job, Request, Result, absolute
+from sparsevit.jobs.pseudomask import mask_name
 from sparsevit.models.hardware import HardwareSettings
+from sparsevit.models.model_file import load_model, save_model
+from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
-from sparsevit.training.loop import TrainingSettings
-from sparsevit.training.refinement import RefinementSettings
+from sparsevit.training.loop import TrainingSettings, make_fabric
+from sparsevit.training.refinement import IGNORE, Refinement, RefinementSettings, refine
+from sparsevit.training.tagged import load_training_data
 
 
 class RefineRequest(Request):
@@ -45,3 +59,82 @@ class RefineResult(Result):
     rounds: list[RefineRound]
     decision: str
     seconds: float
+
+
+def run(request: RefineRequest, reporter: Reporter) -> RefineResult:
+    """Refine and write the land-cover model."""
+    started = time.monotonic()
+    check_writable(request.output, (".safetensors",))
+    index = read_tile_index(request.tiles)
+    classifier, card = load_model(request.classifier, "classifier", "classifier")
+    if not request.pseudomask.exists():
+        raise InputError(f"The pseudomask {request.pseudomask} does not exist.", "pseudomask", "Run 'pseudomask' first.")
+    scheme = parse_scheme(card.scheme, str(request.classifier))
+    data = load_training_data(index, request.scene, scheme.names, card.bands, reporter.part(0, 0.05))
+    masks = read_masks(data.train_index, request, scheme)
+    refinement = refine(
+        classifier,
+        dict(card.architecture.weights),
+        request.refinement,
+        data.train,
+        masks,
+        data.validation,
+        request.training,
+        make_fabric(request.hardware),
+        reporter.part(0.05, 1),
+    )
+    text = decision(refinement)
+    reporter.log(text)
+    metrics = card.metrics | {"evidence_tag_loss": refinement.evidence_tag_loss, "map_tag_loss": refinement.tag_loss}
+    settings = card.settings | {"refinement": asdict(request.refinement)}  # type: ignore[call-overload]
+    changes = {"kind": "landcover", "metrics": metrics, "settings": settings}
+    save_model(request.output, refinement.model, type(card)(**(vars(card) | changes)))
+    return RefineResult(
+        output=absolute(request.output),
+        evidence_tag_loss=refinement.evidence_tag_loss,
+        tag_loss=refinement.tag_loss,
+        refined_weight=refinement.refined_weight,
+        rounds=[
+            RefineRound(round=r.number, changed=r.changed, tag_loss=r.tag_loss, accepted=r.accepted)
+            for r in refinement.rounds
+        ],
+        decision=text,
+        seconds=round(time.monotonic() - started, 1),
+    )
+
+
+def read_masks(index: TileIndex, request: RefineRequest, scheme: ClassScheme) -> Tensor:
+    """Pseudomasks of the training tiles `[N, H, W]`: class index, -1 to ignore.
+
+    Raises:
+        InputError: The pseudomask does not cover the tiles, or holds none of the classes there.
+    """
+    table = {code: k for k, code in enumerate(scheme.codes)}
+    windows = index.windows()
+    masks = np.full((len(index), int(windows[0].height), int(windows[0].width)), IGNORE, np.int64)
+    for rasters, positions in groups(index):
+        path = request.pseudomask if index.scene else request.pseudomask / mask_name(rasters)
+        grid = open_scene(request.scene or rasters, index.band_names if not request.scene else None).grid
+        with categories_on(path, grid, "pseudomask") as read:
+            for i in positions:
+                values, valid = read(windows[i])
+                masks[i] = np.where(valid, translate(values, table, IGNORE), IGNORE)
+    if (masks == IGNORE).all():
+        raise InputError(
+            f"{request.pseudomask} labels no pixel of the training tiles.",
+            "pseudomask",
+            "Generate it for the same scene, or lower 'ignore_margin'.",
+        )
+    return torch.from_numpy(masks)
+
+
+def decision(refinement: Refinement) -> str:
+    """One sentence on what the guard decided."""
+    before, after, weight = refinement.evidence_tag_loss, refinement.tag_loss, refinement.refined_weight
+    if weight == 0:
+        return f"Refinement refused: no round explained the held-out tags as well as the evidence ({before:.3f})."
+    how = "replaces the evidence" if weight == 1 else f"is blended with the evidence at weight {weight:g}"
+    return f"Refinement accepted: held-out tag loss {before:.3f} → {after:.3f}; the U-Net {how}."
+
+
+JOB = Job("refine", RefineRequest, run)

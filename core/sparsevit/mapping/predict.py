@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ from sparsevit.errors import InputError
 from sparsevit.geodata.legend import NODATA, ClassScheme
 from sparsevit.geodata.scene import BoolArray, FloatArray, Grid, Scene
 from sparsevit.geodata.writer import RasterWriter, class_raster, float_raster
-from sparsevit.mapping.streaming import BatchRunner, Evaluate, RowBand, stream
+from sparsevit.mapping.streaming import BatchRunner, Evaluate, RowBand, sharpened, stream
+from sparsevit.models.edges import REACH, EdgeSettings, sharpen
 from sparsevit.models.hardware import HardwareSettings, autocast, resolve_device
 from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.model_file import ModelCard
@@ -80,6 +82,16 @@ def probabilities(
     return evaluate
 
 
+def edge_refiner(model: LandCoverModel, edges: EdgeSettings) -> Callable[[FloatArray, FloatArray], FloatArray]:
+    """Refine evidence `[K, H, W]` by raw bands `[C, H, W]`, normalised as the model does."""
+
+    def refine(evidence: FloatArray, values: FloatArray) -> FloatArray:
+        bands = model.normalise(torch.from_numpy(values)[None].to(model.mean.device))
+        return sharpen(evidence, bands, edges)
+
+    return refine
+
+
 def confidence_of(evidence: FloatArray) -> FloatArray:
     """Margin between the best two classes `[H, W]`, 0–1, of probabilities `[K, H, W]`."""
     if len(evidence) == 1:
@@ -95,6 +107,7 @@ def write_map(
     model: LandCoverModel,
     scheme: ClassScheme,
     settings: MappingSettings,
+    edges: EdgeSettings,
     hardware: HardwareSettings,
     files: MapFiles,
     provenance: dict[str, str],
@@ -109,6 +122,7 @@ def write_map(
         model: Any model.
         scheme: Its classes.
         settings: Overlap, batch, format.
+        edges: How borders follow the spectra.
         hardware: Device and precision.
         files: Rasters to write.
         provenance: Tags of the rasters.
@@ -127,7 +141,8 @@ def write_map(
         confidence = _optional(stack, files.confidence, grid, ["Confidence"], provenance, settings.cog)
         shares = _optional(stack, files.probabilities, grid, scheme.names, provenance, settings.cog)
         side = model.architecture.tile
-        for band in stream(scene, area, side, settings.overlap, len(codes), runner, reporter):
+        rows = stream(scene, area, side, settings.overlap, len(codes), runner, reporter)
+        for band in sharpened(rows, edge_refiner(model, edges), REACH):
             keep = band.valid if mask is None else band.valid & inside(mask, grid, band)
             labels = np.where(keep, codes[band.evidence.argmax(axis=0)], NODATA)
             counts += np.bincount(labels.ravel(), minlength=256)

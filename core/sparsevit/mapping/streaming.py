@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -143,3 +144,43 @@ def _fetcher(strip: FloatArray, cols: npt.NDArray[np.int64]) -> Callable[[slice]
     """Copies the tiles of a batch out of a strip `[C, side, width]`."""
     view = np.lib.stride_tricks.sliding_window_view(strip, strip.shape[1], axis=2)  # (C, side, positions, side)
     return lambda batch: torch.from_numpy(np.ascontiguousarray(view[:, :, cols[batch]].transpose(2, 0, 1, 3)))
+
+
+def sharpened(
+    bands: Iterator[RowBand], refine: Callable[[FloatArray, FloatArray], FloatArray], halo: int
+) -> Iterator[RowBand]:
+    """Refine rows with `halo` rows of context above and below, so that no seam shows between bands of rows.
+
+    Args:
+        bands: Finished rows from top to bottom.
+        refine: From evidence `[K, H, W]` and raw bands `[C, H, W]` to evidence `[K, H, W]`; looks at most `halo` far.
+        halo: Rows of context.
+    """
+    ahead = itertools.chain(bands, [None])
+    above: RowBand | None = None
+    band = next(ahead)
+    while band is not None:
+        below = next(ahead)
+        parts = [_last_rows(above, halo), band, _first_rows(below, halo)]
+        evidence = np.concatenate([p.evidence for p in parts if p], axis=1)
+        values = np.concatenate([p.values for p in parts if p], axis=1)
+        top = parts[0].evidence.shape[1] if parts[0] else 0
+        refined = refine(evidence, values)[:, top : top + band.evidence.shape[1]]
+        yield RowBand(band.row, refined, band.values, band.valid)
+        # context of the next band: its own rows may be fewer than the halo
+        above = band if above is None or band.evidence.shape[1] >= halo else _joined(above, band)
+        band = below
+
+
+def _first_rows(band: RowBand | None, rows: int) -> RowBand | None:
+    return band and RowBand(band.row, band.evidence[:, :rows], band.values[:, :rows], band.valid[:rows])
+
+
+def _last_rows(band: RowBand | None, rows: int) -> RowBand | None:
+    return band and RowBand(band.row, band.evidence[:, -rows:], band.values[:, -rows:], band.valid[-rows:])
+
+
+def _joined(above: RowBand, band: RowBand) -> RowBand:
+    pairs = ((above.evidence, band.evidence), (above.values, band.values))
+    evidence, values = (np.concatenate(pair, axis=1) for pair in pairs)
+    return RowBand(above.row, evidence, values, np.concatenate([above.valid, band.valid]))

@@ -109,8 +109,8 @@ class ClassifierTraining:
             z, valid, tags = self._batch(positions)
             return fraction_loss(network(z), valid, tags, self.tiles.presence_threshold, self.weights)
 
-        # A hundred times fewer weights than the transformer: it wants a larger step.
-        phase = Phase("spectral", network, loss, len(self.tiles), epochs, learning_rate=3 * self.training.learning_rate)
+        # A hundred times fewer weights than the transformer: it wants larger steps.
+        phase = Phase("spectral", network, loss, len(self.tiles), epochs, learning_rate=10 * self.training.learning_rate)
         fit(phase, self.training, self.fabric, reporter, self.folder)
 
     def dense(self, epochs: int, validate: Callable[[], float] | None, reporter: Reporter) -> None:

@@ -1,8 +1,31 @@
-"""refinement"""
+"""Rounds of a segmentation network on pseudomasks, guarded by the tags of held-out tiles."""
+
 from __future__ import annotations
+
+import copy
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+
+from sparsevit.models.landcover import LandCoverModel
+from sparsevit.models.unet import RefinementUNet
+from sparsevit.reporting import Reporter
 from sparsevit.settings import STRICT
+from sparsevit.training.augment import random_dihedral
+from sparsevit.training.loop import Phase, TrainingSettings, fit
+from sparsevit.training.losses import balance, class_fractions, fraction_loss, tag_loss, tag_probability
+from sparsevit.training.tiles import TaggedTiles
+
+IGNORE = -1
+BLENDS = (0.35, 0.5, 0.65, 0.8, 1.0)
+"""Weights of the U-Net against the evidence that the guard chooses from."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -16,10 +39,194 @@ class RefinementSettings:
     fraction_weight: float = Field(
         default=1.0, ge=0, description="Weight of the class-fraction loss that ties each tile's prediction to its tags."
     )
-    ema_decay: float = Field(default=0.99, ge=0, lt=1, description="Decay per step of the averaged teacher.")
+    ema_decay: float = Field(default=0.98, ge=0, lt=1, description="Decay per step of the averaged teacher.")
     min_confidence: float = Field(
         default=0.6, ge=0, lt=1, description="Pixels of the next round's masks below this probability are ignored."
     )
     stop_change: float = Field(
         default=0.01, ge=0, lt=1, description="Stop when a smaller share of the mask's pixels changes from round to round."
     )
+
+
+@plain_dataclass(frozen=True)
+class Round:
+    """What one round did: share of pixels that its masks change, held-out tag loss, whether it was accepted."""
+
+    number: int
+    changed: float
+    tag_loss: float
+    accepted: bool
+
+
+@plain_dataclass(frozen=True)
+class Refinement:
+    """The refined model and its history.
+
+    Attributes:
+        model: Evidence networks and U-Net with the weights that explain the held-out tags best.
+        evidence_tag_loss: Held-out tag loss of the evidence alone.
+        tag_loss: That of `model`.
+        rounds: What each round did.
+    """
+
+    model: LandCoverModel
+    evidence_tag_loss: float
+    tag_loss: float
+    rounds: list[Round]
+
+    @property
+    def refined_weight(self) -> float:
+        """Weight of the U-Net in the model; 0 if every round was refused."""
+        return float(self.model.architecture.weights.get("unet", 0.0))
+
+
+def refine(
+    classifier: LandCoverModel,
+    evidence_weights: dict[str, float],
+    settings: RefinementSettings,
+    tiles: TaggedTiles,
+    masks: Tensor,
+    validation: TaggedTiles | None,
+    training: TrainingSettings,
+    fabric: Fabric,
+    reporter: Reporter,
+) -> Refinement:
+    """Train rounds of U-Nets.
+
+    Each round starts from fresh weights and learns the masks with cross-entropy and label smoothing, plus the
+    class-fraction loss that keeps each tile's prediction consistent with its tags. Its averaged teacher is joined
+    with the evidence at the weight that explains the tags of held-out tiles best (no masks needed); the round is
+    accepted if that is at least as good as before. The next masks are the joint prediction restricted to the tags,
+    without its uncertain pixels.
+
+    Args:
+        classifier: Model behind the pseudomasks.
+        evidence_weights: Exponents of its networks in the evidence.
+        settings: Rounds, losses, encoder.
+        tiles: Training tiles.
+        masks: Their pseudomasks `[N, H, W]`, class index or -1.
+        validation: Held-out tiles for the guard; the training tiles' tags stand in if there are none.
+        training: Optimiser, batch, seed.
+        fabric: Device and precision.
+        reporter: Progress and metrics.
+    """
+    judge = validation or tiles
+    best = copy.deepcopy(classifier)
+    best.architecture = replace(best.architecture, weights=evidence_weights)
+    fabric.to_device(best)
+    start = best_loss = map_tag_loss(best, judge, fabric)
+    rounds: list[Round] = []
+    for number in range(1, settings.rounds + 1):
+        part = reporter.part((number - 1) / settings.rounds, number / settings.rounds, f"round {number}")
+        candidate = copy.deepcopy(classifier)
+        candidate.unet = train_unet(candidate, settings, tiles, masks, training, fabric, number, part)
+        loss, weight = min(
+            (map_tag_loss(joined(candidate, settings.encoder, evidence_weights, w), judge, fabric), w) for w in BLENDS
+        )
+        candidate = joined(candidate, settings.encoder, evidence_weights, weight)
+        fresh = restricted_masks(candidate, tiles, settings.min_confidence, fabric)
+        changed = float(((fresh != masks) & (fresh != IGNORE) & (masks != IGNORE)).float().mean())
+        accepted = loss <= best_loss
+        rounds.append(Round(number, changed, loss, accepted))
+        reporter.metric("held_out_tag_loss", number, loss)
+        if accepted:
+            best, best_loss, masks = candidate, loss, fresh
+        if not accepted or changed < settings.stop_change:
+            break
+    reporter.progress(1.0)
+    return Refinement(best.eval(), start, best_loss, rounds)
+
+
+def joined(model: LandCoverModel, encoder: str, evidence: dict[str, float], weight: float) -> LandCoverModel:
+    """The model with the U-Net at a weight against its evidence; the networks are shared, not copied."""
+    weights = {name: value * (1 - weight) for name, value in evidence.items()} | {"unet": weight}
+    view = copy.copy(model)
+    view.architecture = replace(model.architecture, encoder=encoder, weights=weights)
+    return view
+
+
+def train_unet(
+    model: LandCoverModel,
+    settings: RefinementSettings,
+    tiles: TaggedTiles,
+    masks: Tensor | None,
+    training: TrainingSettings,
+    fabric: Fabric,
+    number: int,
+    reporter: Reporter,
+) -> RefinementUNet:
+    """Train a U-Net from fresh weights; returns its average over steps (the teacher).
+
+    Without masks it learns from the tags alone: the control that shows what pseudomasks add.
+    """
+    torch.manual_seed(training.seed + number)
+    a = model.architecture
+    network = fabric.to_device(RefinementUNet(settings.encoder, a.channels, a.classes))
+    teacher = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=False)
+    weights = balance(tiles.tags).to(fabric.device)
+
+    def loss(positions: Tensor) -> Tensor:
+        tensors = [tiles.store.batch(positions)] + ([masks[positions]] if masks is not None else [])
+        raw, *target = (t.to(fabric.device) for t in random_dihedral(tensors))
+        tags = tiles.tags[positions].to(fabric.device)
+        logits = network(model.normalise(raw))
+        valid = torch.isfinite(raw).any(1)
+        fraction = fraction_loss(logits, valid, tags, tiles.presence_threshold, weights)
+        if not target:
+            return fraction
+        total = settings.fraction_weight * fraction
+        if (target[0] != IGNORE).any():
+            total = total + F.cross_entropy(
+                logits.float(), target[0], ignore_index=IGNORE, label_smoothing=settings.label_smoothing
+            )
+        return total
+
+    phase = Phase(
+        f"round_{number}", network, loss, len(tiles), settings.refine_epochs, after_step=lambda _: teacher.update_parameters(network)
+    )
+    fit(phase, training, fabric, reporter)
+    _refresh_statistics(teacher, model, tiles, fabric)
+    averaged = teacher.module
+    assert isinstance(averaged, RefinementUNet)
+    return averaged.eval()
+
+
+def _refresh_statistics(
+    teacher: AveragedModel, model: LandCoverModel, tiles: TaggedTiles, fabric: Fabric, batch: int = 32
+) -> None:
+    """Averaged weights need batch statistics of their own."""
+    batches = (model.normalise(tiles.store.batch(p).to(fabric.device)) for p in torch.arange(len(tiles)).split(batch))
+    with fabric.autocast():
+        update_bn(batches, teacher)
+
+
+def _log_probabilities(model: LandCoverModel, tiles: TaggedTiles, positions: Tensor, fabric: Fabric) -> tuple[Tensor, Tensor]:
+    raw = tiles.store.batch(positions).to(fabric.device)
+    with fabric.autocast():
+        return model(raw).float(), torch.isfinite(raw).any(1).float()
+
+
+@torch.inference_mode()
+def map_tag_loss(model: LandCoverModel, tiles: TaggedTiles, fabric: Fabric, batch: int = 64) -> float:
+    """How badly the class fractions of the predicted map explain known tags: mean binary cross-entropy."""
+    model.eval()
+    logits = []
+    for positions in torch.arange(len(tiles)).split(batch):
+        log_p, valid = _log_probabilities(model, tiles, positions, fabric)
+        logits.append(tag_probability(class_fractions(log_p, valid), tiles.presence_threshold).cpu())
+    return float(tag_loss(torch.cat(logits), tiles.tags))
+
+
+@torch.inference_mode()
+def restricted_masks(
+    model: LandCoverModel, tiles: TaggedTiles, min_confidence: float, fabric: Fabric, batch: int = 64
+) -> Tensor:
+    """Masks `[N, H, W]` of the best class among each tile's tags; -1 below `min_confidence` and on nodata."""
+    masks = []
+    for positions in torch.arange(len(tiles)).split(batch):
+        log_p, valid = _log_probabilities(model, tiles, positions, fabric)
+        possible = (tiles.tags[positions] != 0).to(log_p.device)
+        possible |= ~possible.any(dim=1, keepdim=True)
+        p, best = (log_p.exp() * possible[..., None, None]).max(dim=1)
+        masks.append(torch.where((p >= min_confidence) & (valid > 0), best, IGNORE).cpu())
+    return torch.cat(masks)

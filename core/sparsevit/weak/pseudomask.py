@@ -1,9 +1,34 @@
-"""pseudomask"""
+"""From a classifier to pseudomasks: evidence of each tile, and labels of blended rows."""
+
 from __future__ import annotations
+
+from collections.abc import Callable
 from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from rasterio.windows import Window
+from torch import Tensor
+
+from sparsevit.models.hardware import HardwareSettings, autocast, resolve_device
+from sparsevit.models.landcover import LandCoverModel, vit_pixel_logits
+from sparsevit.models.vit import SparseViT
 from sparsevit.settings import STRICT
+from sparsevit.weak.attention import class_attention, head_maps, open_heads
+from sparsevit.weak.clusters import binarise, cluster_heads, fill_nearest, paint
+from sparsevit.weak.naming import name_by_assignment, name_by_rank
+
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+TileEvidence = Callable[[Tensor, list[Window]], Tensor]
+Allowed = Callable[[Window], BoolArray]
+"""Classes that the tags allow in a window of the scene: `[K, H, W]`, true where nothing is known."""
+
+IGNORE = -1
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -19,13 +44,8 @@ class PseudomaskSettings:
         default="assignment",
         description="How clusters get their class. assignment: optimal assignment on the evidence; rank: the published rule.",
     )
-    edges: Literal["adaptive", "superpixels", "none"] = Field(
-        default="adaptive",
-        description="How borders follow the spectra. adaptive: pixel-adaptive refinement; superpixels: majority vote; none.",
-    )
-    edge_iterations: int = Field(default=5, ge=1, description="Iterations of the pixel-adaptive refinement.")
     spectral_weight: float = Field(
-        default=0.5, ge=0, le=1, description="Weight of the spectral network against the transformer (0–1)."
+        default=0.3, ge=0, le=1, description="Weight of the spectral network against the transformer (0–1)."
     )
     ignore_margin: float = Field(
         default=0.1,
@@ -38,3 +58,133 @@ class PseudomaskSettings:
     )
     pseudomask_overlap: float = Field(default=0.5, ge=0, le=0.75, description="Overlap of neighbouring tiles (share of a tile).")
     pseudomask_batch: int = Field(default=32, ge=1, description="Tiles per forward pass.")
+
+
+def evidence_weights(model: LandCoverModel, settings: PseudomaskSettings) -> dict[str, float]:
+    """Exponents of transformer and spectral network in the joint evidence."""
+    if model.vit is None:
+        return {"spectral": 1.0}
+    return {"vit": 1 - settings.spectral_weight, "spectral": settings.spectral_weight}
+
+
+def tile_evidence(
+    model: LandCoverModel, settings: PseudomaskSettings, hardware: HardwareSettings, allowed: Allowed
+) -> TileEvidence:
+    """The evidence of tiles: raw tiles `[B, C, side, side]` to `[B, K, side, side]`, which sums to 1 over classes.
+
+    With `method="clusters"` the evidence of a tile is its painted mask, one-hot, so that overlapping tiles vote.
+    """
+    device = resolve_device(hardware)
+    model = model.to(device).eval()
+    weights = evidence_weights(model, settings)
+
+    def joint(tiles: Tensor, _: list[Window]) -> Tensor:
+        with torch.inference_mode(), autocast(hardware, device):
+            return model(tiles.to(device), weights).exp()
+
+    def painted(tiles: Tensor, windows: list[Window]) -> Tensor:
+        with torch.inference_mode(), autocast(hardware, device):
+            z = model.normalise(tiles.to(device))
+            masks = paint_tiles(model, z, settings, [allowed(w).any(axis=(1, 2)) for w in windows])
+        known = torch.from_numpy(masks >= 0)
+        one_hot = torch.nn.functional.one_hot(torch.from_numpy(masks).clamp_min(0), model.architecture.classes)
+        return (one_hot * known[..., None]).permute(0, 3, 1, 2).float()
+
+    return joint if settings.method == "evidence" else painted
+
+
+def head_evidence(model: LandCoverModel, hardware: HardwareSettings) -> TileEvidence:
+    """Class-token attention of each head of the last block, `[B, heads, side, side]`; 1 is the mean over patches."""
+    device = resolve_device(hardware)
+    model = model.to(device).eval()
+    vit = model.vit
+    assert vit is not None
+
+    def attention(tiles: Tensor, _: list[Window]) -> Tensor:
+        with torch.inference_mode(), autocast(hardware, device):
+            output = vit(model.normalise(tiles.to(device)), need_attention=True)
+        assert output.attention is not None
+        maps = class_attention(output.attention, vit.config.grid).float() * vit.config.grid**2
+        return torch.nn.functional.interpolate(maps, size=tuple(tiles.shape[-2:]), mode="bilinear", align_corners=False)
+
+    return attention
+
+
+def paint_tiles(model: LandCoverModel, z: Tensor, settings: PseudomaskSettings, tags: list[BoolArray]) -> IntArray:
+    """Masks `[B, side, side]` of normalised tiles by clustering heads; -1 where a tile shows no class at all.
+
+    Args:
+        model: A classifier with a transformer.
+        z: Normalised tiles `[B, C, side, side]`.
+        settings: Naming and re-classification.
+        tags: For each tile, which classes its tags allow `[K]`; all true where it has none.
+    """
+    vit = model.vit
+    assert vit is not None
+    side = z.shape[-1]
+    output = vit(z, need_attention=True)
+    assert output.attention is not None
+    maps = head_maps(output.attention, vit.config.grid, side).cpu()
+    probability = output.tags.float().sigmoid().cpu().numpy()
+    evidence = vit_pixel_logits(output, z.shape[-2:]).softmax(1).float().cpu().numpy()
+    masks = np.full((len(z), side, side), IGNORE, np.int64)
+    for i in range(len(z)):
+        classes = np.flatnonzero(_painted_classes(probability[i], tags[i]))
+        masks[i] = _paint_tile(maps[i][open_heads(maps[i])].numpy(), classes, probability[i], evidence[i], settings)
+        if settings.reclassify and len(classes) > 1:
+            masks[i] = _reclassify(vit, z[i], masks[i], classes)
+    return masks
+
+
+def _painted_classes(probability: FloatArray, tags: BoolArray) -> BoolArray:
+    """The known tags of a tile; the predicted ones (p ≥ 0.5) where it has none."""
+    return tags if not tags.all() else probability >= 0.5
+
+
+def _paint_tile(
+    maps: FloatArray, classes: IntArray, probability: FloatArray, evidence: FloatArray, settings: PseudomaskSettings
+) -> IntArray:
+    if len(classes) == 0:
+        return np.full(evidence.shape[1:], IGNORE, np.int64)
+    if len(classes) == 1 or len(maps) == 0:  # no heads left in the last block: only the most probable class is known
+        return np.full(evidence.shape[1:], classes[probability[classes].argmax()], np.int64)
+    foreground, strength = binarise(cluster_heads(maps, len(classes)))
+    if settings.naming == "rank":
+        named = name_by_rank(strength, probability, classes)
+    else:
+        named = name_by_assignment(foreground, evidence, classes)
+    return fill_nearest(paint(foreground, strength, named))
+
+
+def _reclassify(vit: SparseViT, z: Tensor, mask: IntArray, classes: IntArray) -> IntArray:
+    """Step 8 of the published recipe, restricted to the classes of the tile: each region, all else set to the mean."""
+    regions = np.unique(mask[mask >= 0])
+    inputs = torch.stack([z * torch.from_numpy(mask == r).to(z) for r in regions])
+    best = vit(inputs).tags[:, torch.from_numpy(classes).to(z.device)].argmax(dim=1).cpu().numpy()
+    out = mask.copy()
+    for region, choice in zip(regions, best, strict=True):
+        out[mask == region] = classes[choice]
+    return out
+
+
+def label(evidence: FloatArray, allowed: BoolArray, ignore_margin: float) -> tuple[IntArray, FloatArray]:
+    """Class and confidence of each pixel.
+
+    Where tags are known only their classes are painted. The confidence is the margin between the best two allowed
+    classes in the evidence over *all* classes: where the evidence speaks for a class that the tags exclude, the
+    margin is small and the pixel falls into the ignore band instead of getting the second-best class.
+
+    Args:
+        evidence: Probabilities `[K, H, W]`.
+        allowed: `[K, H, W]`; a pixel without any allowed class is not restricted.
+        ignore_margin: Pixels with a smaller margin are ignored.
+
+    Returns:
+        Class index `[H, W]`, -1 for the ignore band; margin `[H, W]`, 0–1.
+    """
+    restricted = np.where(allowed | ~allowed.any(axis=0), evidence, 0)
+    best = restricted.argmax(axis=0)
+    ordered = np.sort(restricted, axis=0)
+    margin = ordered[-1] - (ordered[-2] if len(ordered) > 1 else 0)
+    labels = np.where(margin >= ignore_margin, best, IGNORE)
+    return labels, np.clip(margin, 0, 1).astype(np.float32)

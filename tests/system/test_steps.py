@@ -1,0 +1,115 @@
+"""Every algorithm does its job through `qgis_process` on the staged plugin."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+from conftest import REFINING, TILING, TRAINING, Place, QgisProcess, Run
+
+pytestmark = pytest.mark.usefixtures("steps")
+
+
+def test_all_algorithms_are_listed(qgis: QgisProcess) -> None:
+    listed = qgis.call("list").out
+    for name in ("maplandcover", "createtiles", "tagtiles", "trainclassifier", "generatepseudomasks"):
+        assert f"sparsevit:{name}" in listed
+    for name in ("refinelandcover", "predictlandcover", "assessaccuracy", "checkengine"):
+        assert f"sparsevit:{name}" in listed
+
+
+def test_numbers_are_results(steps: dict[str, Run]) -> None:
+    assert int(steps["createtiles"].results["TILES"]) == 28
+    assert int(steps["tagtiles"].results["TAGGED"]) == 28
+    trained = steps["trainclassifier"].results
+    assert int(trained["HEADS_TOTAL"]) == 24 and int(trained["HEADS_KEPT"]) == 7
+    assert 0 <= float(trained["MACRO_F1"]) <= 1
+    assert float(steps["predictlandcover"].results["MPX"]) == pytest.approx(448 * 256 / 1e6, rel=0.01)
+    assert 0 <= float(steps["assessaccuracy"].results["MIOU"]) <= 1
+    assert steps["checkengine"].results["ENGINE"] == "0.1.0"
+
+
+def test_map_lies_on_the_grid_of_the_scene_and_carries_its_legend(place: Place) -> None:
+    with rasterio.open(place.landcover) as landcover, rasterio.open(place.scene) as scene:
+        assert landcover.shape == scene.shape
+        assert landcover.transform == scene.transform and landcover.crs == scene.crs
+        assert landcover.nodata == 255 and landcover.dtypes == ("uint8",)
+        assert landcover.colormap(1)[10][:3] == (0x1C, 0x0D, 0xFF)  # Water of DFC2020
+        assert set(np.unique(landcover.read(1))) <= set(range(1, 11)) | {255}
+
+
+def test_probabilities_sum_to_one(place: Place) -> None:
+    with rasterio.open(place.folder / "probabilities.tif") as raster:
+        total = raster.read(masked=True).sum(axis=0)
+    assert np.allclose(total.compressed(), 1, atol=0.02)
+
+
+def test_report_has_numbers_and_figures(place: Place) -> None:
+    assert json.loads((place.folder / "report.json").read_text(encoding="utf-8"))
+    assert "<html" in (place.folder / "report.html").read_text(encoding="utf-8").lower()
+
+
+def test_one_step_does_it_all(qgis: QgisProcess, place: Place) -> None:
+    folder = place.folder / "one step"
+    folder.mkdir()
+    outputs = {
+        "LANDCOVER": "landcover.tif",
+        "CONFIDENCE": "confidence.tif",
+        "PSEUDOMASK": "pseudomask.tif",
+        "TILES": "tiles.gpkg",
+        "CLASSIFIER_MODEL": "classifier.safetensors",
+        "MODEL": "landcover.safetensors",
+        "REPORT": "report.html",
+        "REPORT_JSON": "report.json",
+    }
+    done = qgis.run(
+        "maplandcover",
+        SCENE=[place.scene, place.scene_20m],
+        LAYER=place.tags,
+        FIELD="classes",
+        REFERENCE=place.pseudomask,
+        **TILING,
+        **TRAINING,
+        **REFINING,
+        **{name: folder / file for name, file in outputs.items()},
+    )
+    assert done.code == 0, done.reason
+    assert sorted(p.name for p in folder.glob("[!.]*") if p.suffix != ".xml") == sorted(outputs.values())
+    assert not list(folder.glob(".*"))
+    assert {"HEADS_KEPT", "HEADS_TOTAL", "MACRO_F1", "MEAN_AP", "MIOU", "OA", "SECONDS"} <= set(done.results)
+    assert "100 - done" in done.out
+
+
+def test_part_of_a_scene_is_mapped(qgis: QgisProcess, place: Place) -> None:
+    output = place.folder / "part.tif"
+    done = qgis.run(
+        "predictlandcover",
+        MODEL=place.model,
+        SCENE=[place.scene, place.scene_20m],
+        EXTENT="444000,446000,4172000,4173000 [EPSG:32618]",
+        OUTPUT=output,
+    )
+    assert done.code == 0, done.reason
+    with rasterio.open(output) as part:
+        assert part.shape == (100, 200)
+        assert part.bounds == (444000, 4172000, 446000, 4173000)
+
+
+def test_relative_paths_work(qgis: QgisProcess, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place.folder)
+    done = qgis.run("createtiles", SCENE=[place.scene.name], OUTPUT="relative.gpkg", **TILING)
+    assert done.code == 0, done.reason
+    assert (place.folder / "relative.gpkg").is_file()
+
+
+def test_json_output_is_valid_json(qgis: QgisProcess, place: Place) -> None:
+    arguments = [f"--SCENE={place.scene}", "--BLOCK_SIZE_M=1280", f"--OUTPUT={place.folder / 'j.gpkg'}"]
+    answer = json.loads(qgis.call("--json", "run", "sparsevit:createtiles", *arguments).out)
+    assert answer["results"]["TILES"] == 28
+
+
+def test_environment_of_qgis_does_not_break_the_engine(qgis: QgisProcess) -> None:
+    dirty = {"PROJ_LIB": "/nowhere", "PROJ_DATA": "/nowhere", "GDAL_DATA": "/nowhere"}
+    assert qgis.run("checkengine", environment=dirty).code == 0
