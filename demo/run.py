@@ -22,8 +22,6 @@ OUTPUTS = {
     "TILES": "tiles.gpkg",
     "CLASSIFIER_MODEL": "classifier.safetensors",
     "MODEL": "landcover.safetensors",
-    "REPORT": "training.html",
-    "REPORT_JSON": "training.json",
 }
 
 

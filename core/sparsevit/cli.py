@@ -36,7 +36,12 @@ def execute(job: Job, params: dict[str, Any]) -> None:
     """
     stop = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: stop.set())
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(job.name, total=1.0)
 

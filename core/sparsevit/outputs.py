@@ -36,7 +36,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield partial
+        umask = os.umask(0)
+        os.umask(umask)
         for written in sorted(path.parent.glob(f"{glob.escape(partial.name)}*")):
+            written.chmod(0o666 & ~umask)  # some libraries create private files
             os.replace(written, path.with_name(path.name + written.name.removeprefix(partial.name)))
     finally:
         for left in path.parent.glob(f"{glob.escape(partial.name)}*"):

@@ -139,9 +139,10 @@ def tile_index_output(name, label, help_text, optional=False):
     return _explained(QgsProcessingParameterVectorDestination(name, label, _POLYGON, None, optional), help_text)
 
 
-def file_output(name, label, help_text, file_filter, optional=False):
-    """A file to write; an optional one is written on request only."""
-    parameter = QgsProcessingParameterFileDestination(name, label, file_filter, None, optional, not optional)
+def file_output(name, label, help_text, file_filter, optional=False, by_default=False):
+    """A file to write; an optional one is written on request only, unless the dialog asks for it by default."""
+    created = by_default or not optional
+    parameter = QgsProcessingParameterFileDestination(name, label, file_filter, None, optional, created)
     return _explained(parameter, help_text)
 
 

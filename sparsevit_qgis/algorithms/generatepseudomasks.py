@@ -51,6 +51,7 @@ class GeneratePseudomasks(TrainingGroup, EngineAlgorithm):
             inputs.scene_or_index(),
             inputs.extent(),
             *settings.pseudomask(),
+            *settings.edges(),
             *settings.hardware(),
             fields.raster_output(
                 "OUTPUT", tr("Pseudomask"), tr("Class raster to write (.tif), 255 is without a class.")

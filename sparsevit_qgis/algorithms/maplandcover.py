@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..text import tr
 from . import fields, inputs, settings
 from .base import EngineAlgorithm, MapGroup
+from .checks import missing
+from .request import destination_path
 from .tagtiles import tag_problem
 
 
@@ -37,8 +39,8 @@ class MapLandCover(MapGroup, EngineAlgorithm):
             "<p><b>Before:</b> tag at least some dozen places of about 640 m. Tags work when classes do not always "
             "occur together: two classes that share every place cannot be told apart. Every class needs places "
             "without it, too.</p>"
-            "<p><b>After:</b> read the report. Without a reference it can only say how well the tags are explained on "
-            "held-out blocks; for an accuracy give a reference that was not used for the tags.</p>"
+            "<p><b>After:</b> read the log: it says how well the tags of held-out blocks are explained. For an "
+            "accuracy give a reference that was not used for the tags, and read the report.</p>"
             "<p>On a computer without a GPU the default settings take about ten minutes for a few hundred tiles.</p>"
         )
 
@@ -55,6 +57,7 @@ class MapLandCover(MapGroup, EngineAlgorithm):
             *settings.pseudomask(),
             *settings.refinement(),
             *settings.mapping(),
+            *settings.edges(),
             *settings.hardware(),
             fields.raster_or_vector(
                 "REFERENCE",
@@ -88,11 +91,18 @@ class MapLandCover(MapGroup, EngineAlgorithm):
                 tr("The refined model (.safetensors), for “Predict land cover” in other scenes."),
                 fields.model_filter(),
             ),
-            fields.file_output("REPORT", tr("Report"), tr("What was done and how good it is."), fields.html_filter()),
+            fields.file_output(
+                "REPORT",
+                tr("Report"),
+                tr("Accuracy of the map against the reference (.html); goes with a reference."),
+                fields.html_filter(),
+                optional=True,
+                by_default=True,
+            ),
             fields.file_output(
                 "REPORT_JSON",
                 tr("Report as JSON"),
-                tr("The numbers of the report, for other programs."),
+                tr("The numbers of the report, for other programs (.json); goes with a report."),
                 fields.json_filter(),
                 optional=True,
             ),
@@ -111,4 +121,15 @@ class MapLandCover(MapGroup, EngineAlgorithm):
         ]
 
     def inconsistency(self, parameters, context):
-        return tag_problem(self, parameters, context, needs_layer=True)
+        problem = tag_problem(self, parameters, context, needs_layer=True)
+        if problem:
+            return problem
+        if parameters.get("REFERENCE"):
+            return missing(self, parameters, "REPORT")
+        asked = [name for name in ("REPORT", "REPORT_JSON") if destination_path(parameters.get(name))]
+        return missing(self, parameters, "REFERENCE") if asked else ""
+
+    def processAlgorithm(self, parameters, context, feedback):
+        if not parameters.get("REFERENCE"):  # the dialog asks for a temporary report by itself
+            parameters = {**parameters, "REPORT": None, "REPORT_JSON": None}
+        return super().processAlgorithm(parameters, context, feedback)

@@ -42,6 +42,7 @@ class PredictLandCover(MapGroup, EngineAlgorithm):
             fields.polygons("MASK", tr("Mask"), tr("Map only inside these polygons; outside them the map is nodata.")),
             *fields.advanced([inputs.band_names()]),
             *settings.mapping(),
+            *settings.edges(),
             *settings.hardware(),
             fields.raster_output("OUTPUT", tr("Land cover"), tr("The map: a GeoTIFF with legend, 255 is nodata.")),
             fields.raster_output(

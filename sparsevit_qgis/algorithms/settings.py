@@ -257,22 +257,11 @@ def pseudomask():
                 ["assignment", "rank"],
                 "assignment",
             ),
-            choice(
-                "EDGES",
-                tr("Edges"),
-                tr(
-                    "How borders follow the image. adaptive: neighbours of like spectra agree. "
-                    "superpixels: majority in patches of like spectra. none: as they are."
-                ),
-                ["adaptive", "superpixels", "none"],
-                "adaptive",
-            ),
-            number("EDGE_ITERATIONS", tr("Edge iterations"), tr("Rounds of the adaptive edges."), 5, 1),
             share(
                 "SPECTRAL_WEIGHT",
                 tr("Weight of the spectral network"),
                 tr("0: only the transformer; 1: only the per-pixel spectral network."),
-                0.5,
+                0.3,
             ),
             share(
                 "IGNORE_MARGIN",
@@ -294,6 +283,31 @@ def pseudomask():
                 0.75,
             ),
             number("PSEUDOMASK_BATCH", tr("Pseudomask batch"), tr("Tiles per forward pass."), 32, 1),
+        ]
+    )
+
+
+def edges():
+    """How the borders of a map follow the spectra."""
+    return advanced(
+        [
+            choice(
+                "EDGES",
+                tr("Edges"),
+                tr(
+                    "How borders follow the image. adaptive: neighbours of like spectra agree. "
+                    "superpixels: majority in patches of like spectra. none: as they are."
+                ),
+                ["adaptive", "superpixels", "none"],
+                "adaptive",
+            ),
+            number(
+                "EDGE_SHARPNESS",
+                tr("Edge sharpness"),
+                tr("Only for adaptive: the spectral difference that makes an edge, in standard deviations."),
+                0.8,
+                0.0,
+            ),
         ]
     )
 
@@ -326,7 +340,7 @@ def refinement():
                     1.0,
                     0.0,
                 ),
-                share("EMA_DECAY", tr("Teacher decay"), tr("Decay per step of the averaged teacher (0–1)."), 0.99),
+                share("EMA_DECAY", tr("Teacher decay"), tr("Decay per step of the averaged teacher (0–1)."), 0.98),
                 share(
                     "MIN_CONFIDENCE",
                     tr("Smallest confidence"),

@@ -13,17 +13,17 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ENGINE = REPOSITORY / "core" / "sparsevit"
 PLUGIN = REPOSITORY / "sparsevit_qgis"
 
-# A room may import itself and what stands behind it here; `errors`, `reporting`, `settings` and `outputs` are free for all.
-FREE = {"", "errors", "reporting", "settings", "outputs"}
-GROUND = {"models", "geodata"}
-METHOD = {"training", "weak", "mapping", "assessment", "labels"}
-MAY_IMPORT: dict[str, set[str]] = {
-    **{room: set() for room in GROUND | FREE},
-    **{room: GROUND for room in METHOD},
+# A room may import itself, what stands behind it here, and these, which are free for all.
+FREE = frozenset({"", "errors", "reporting", "settings", "outputs"})
+GROUND = frozenset({"models", "geodata"})
+METHOD = frozenset({"training", "weak", "mapping", "assessment", "labels"})
+MAY_IMPORT: dict[str, frozenset[str]] = {
+    **dict.fromkeys(GROUND | FREE, frozenset()),
+    **dict.fromkeys(METHOD, GROUND),
     "jobs": METHOD | GROUND,
-    "scaleout": {"jobs"} | METHOD | GROUND,
-    "cli": {"jobs", "scaleout"},
-    "worker": {"jobs"},
+    "scaleout": frozenset({"jobs"}) | METHOD | GROUND,
+    "cli": frozenset({"jobs", "scaleout"}),
+    "worker": frozenset({"jobs"}),
 }
 
 

@@ -87,7 +87,7 @@ def test_missing_and_unreadable_schemes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         load_scheme(tmp_path / "none.json")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00\x9c")
-    with pytest.raises(InputError, match="cannot be read|is not a class scheme"):
+    with pytest.raises(InputError, match=r"cannot be read|is not a class scheme"):
         load_scheme(tmp_path / "binary.json")
     (tmp_path / "half.csv").write_text("code,name\n1,A\n")
     with pytest.raises(InputError, match="code, name, color"):

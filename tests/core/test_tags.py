@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +229,7 @@ TILE = geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 10, 10)])
 def areas(*shares: float) -> geopandas.GeoDataFrame:
     """Horizontal strips of the tile, one after the other."""
     tops = np.cumsum([0, *shares]) * 10
-    return geopandas.GeoDataFrame(geometry=[shapely.box(-5, a, 15, b) for a, b in zip(tops, tops[1:], strict=False)])
+    return geopandas.GeoDataFrame(geometry=[shapely.box(-5, a, 15, b) for a, b in pairwise(tops)])
 
 
 @pytest.mark.parametrize(
@@ -319,7 +320,7 @@ def test_a_raster_is_counted_like_pixels_by_hand(index: Path, tmp_path: Path) ->
 
 def test_a_coarse_raster_in_another_crs_tags_the_tiles(index: Path, tmp_path: Path) -> None:
     frame = geopandas.GeoSeries([box(0, 0, 320, 80)], crs="EPSG:32618").to_crs("EPSG:4326")
-    xmin, ymin, xmax, ymax = frame.total_bounds
+    xmin, _, xmax, ymax = frame.total_bounds
     gsd = (xmax - xmin) / 2
     coarse = write_raster(
         tmp_path / "c.tif", np.array([[12, 17]], np.uint8), gsd=gsd, origin=(xmin, ymax + gsd / 2), crs="EPSG:4326"

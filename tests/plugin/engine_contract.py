@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
+
 from sparsevit.jobs import JOBS
 
 

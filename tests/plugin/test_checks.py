@@ -12,6 +12,7 @@ from qgis.core import QgsFeature, QgsProcessing, QgsRasterLayer, QgsVectorLayer
 SCENE = str(SAMPLE / "virginia" / "s2_10m.tif")
 TAGS = str(SAMPLE / "virginia" / "tags.gpkg")
 REFERENCE = str(SAMPLE / "virginia" / "reference.tif")
+MAP_OUTPUTS = ("LANDCOVER", "CONFIDENCE", "PSEUDOMASK", "TILES", "CLASSIFIER_MODEL", "MODEL", "REPORT")
 TEMPORARY = QgsProcessing.TEMPORARY_OUTPUT
 
 pytestmark = pytest.mark.usefixtures("working_engine")
@@ -143,11 +144,17 @@ def test_tagtiles_refuses(refusal, index, values, expected):
 
 
 def test_map_needs_a_layer_for_text(refusal):
-    outputs = dict.fromkeys(
-        ("LANDCOVER", "CONFIDENCE", "PSEUDOMASK", "TILES", "CLASSIFIER_MODEL", "MODEL", "REPORT"), TEMPORARY
-    )
+    outputs = dict.fromkeys(MAP_OUTPUTS, TEMPORARY)
     assert "Tag layer (LAYER) is needed" in refusal("maplandcover", SCENE=[SCENE], FIELD="classes", **outputs)
     assert refusal("maplandcover", SCENE=[SCENE], LAYER=TAGS, FIELD="classes", **outputs) == ""
+
+
+def test_report_and_reference_of_a_map_go_together(refusal, tmp_path):
+    values = {"SCENE": [SCENE], "LAYER": TAGS, "FIELD": "classes", **dict.fromkeys(MAP_OUTPUTS, TEMPORARY)}
+    report = str(tmp_path / "report.html")
+    assert "Reference (REFERENCE) is needed" in refusal("maplandcover", **{**values, "REPORT": report})
+    assert "Report (REPORT) is needed" in refusal("maplandcover", **{**values, "REPORT": None, "REFERENCE": REFERENCE})
+    assert refusal("maplandcover", **{**values, "REPORT": report, "REFERENCE": REFERENCE}) == ""
 
 
 def test_wrong_suffix_is_refused(refusal, index, model, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,7 @@ class QgisProcess:
             **os.environ,
             "QGIS_PLUGINPATH": str(STAGED),
             "QGIS_CUSTOM_CONFIG_PATH": str(settings),
+            "SPARSEVIT_PYTHON": sys.executable,  # these tests run in the engine's environment
             "QT_QPA_PLATFORM": "offscreen",
             "GDAL_PAM_ENABLED": "NO",  # no statistics beside the inputs
         }

@@ -13,9 +13,16 @@ from sparsevit import __version__
 from sparsevit.jobs.base import Job, Request, Result
 from sparsevit.reporting import Reporter
 
-PACKAGES = (
-    "torch", "timm", "segmentation-models-pytorch", "lightning-fabric", "rasterio", "geopandas", "scikit-learn", "safetensors"
-)  # fmt: skip
+PACKAGES = [
+    "torch",
+    "timm",
+    "segmentation-models-pytorch",
+    "lightning-fabric",
+    "rasterio",
+    "geopandas",
+    "scikit-learn",
+    "safetensors",
+]
 GIGABYTE = 1e9
 
 

@@ -27,7 +27,9 @@ from sparsevit.weak.pseudomask import PseudomaskSettings
 class MapRequest(Request):
     """From tags to a land-cover map: tiles, tags, training, pseudomasks, refinement, map and report."""
 
-    scene: list[Path] = Field(description="Rasters of the scene. The first gives the grid; the others are warped to it.")
+    scene: list[Path] = Field(
+        description="Rasters of the scene. The first gives the grid; the others are warped to it."
+    )
     band_names: list[str] = Field(
         default=[], description="Names of all bands in order (B02, VV, …), where the files carry none."
     )
@@ -35,15 +37,18 @@ class MapRequest(Request):
     source: Literal["text", "fields", "vector", "raster"] = Field(
         default="text",
         description="text / fields: polygons, one per tagged place, with a field such as 'forest, water' or one boolean "
-        "field per class; vector: polygons or points with a class field; raster: any categorical raster.",
+        "field per class; vector: polygons or points with a class; raster: a categorical raster.",
     )
     layer: Path | None = Field(default=None, description="Vector layer with the tags.")
     field: str | None = Field(default=None, description="Field with the classes (text) or the class (vector).")
     raster: Path | None = Field(default=None, description="Categorical raster with the tags.")
-    mapping: Path | dict[str, str | int] | None = Field(
-        default=None, description="From values of the tag source to codes or names of the scheme (JSON or two-column CSV)."
+    mapping: Path | dict[str, str | int | None] | None = Field(
+        default=None,
+        description="From values of the tag source to codes or names of the scheme (JSON or two-column CSV).",
     )
-    classes: list[str] = Field(default=[], description="Only these classes of the scheme (names); all that occur if empty.")
+    classes: list[str] = Field(
+        default=[], description="Only these classes of the scheme (names); all that occur if empty."
+    )
     tiling: TilingSettings = TilingSettings()
     tagging: TagSettings = TagSettings()
     classifier: ClassifierSettings = ClassifierSettings()
@@ -54,7 +59,8 @@ class MapRequest(Request):
     edge: EdgeSettings = EdgeSettings()
     hardware: HardwareSettings = HardwareSettings()
     reference: Path | None = Field(
-        default=None, description="Reference for the report; without one there is no report, only scores on held-out tags."
+        default=None,
+        description="Reference for the report; without one there is no report, only scores on held-out tags.",
     )
     reference_field: str | None = Field(default=None, description="Class field of a vector reference.")
     landcover: Path = Field(description="Land-cover raster to write (.tif).")
@@ -95,32 +101,34 @@ def run(request: MapRequest, reporter: Reporter) -> MapResult:
     """Do the jobs one after another: what the user would do by hand."""
     started = time.monotonic()
     check_outputs(request)
-    cut = tiles.run(_pick(tiles.TilesRequest, request, output=request.tiles, footprints=_footprints(request)), reporter.part(0, 0.02, "tiles"))
-    reporter.log(f"{cut.tiles} tiles: {cut.train} train, {cut.validation} validation, {cut.gap} in the gap between them.")
+    cut = tiles.run(
+        _pick(tiles.TilesRequest, request, output=request.tiles, footprints=_footprints(request)),
+        reporter.part(0, 0.02, "tiles"),
+    )
+    reporter.log(
+        f"{cut.tiles} tiles: {cut.train} train, {cut.validation} validation, {cut.gap} in the gap between them."
+    )
     tag.run(_pick(tag.TagRequest, request, output=None), reporter.part(0.02, 0.04, "tags"))
     trained = train.run(
-        _pick(train.TrainRequest, request, scene=[], classes=[], output=request.classifier_model), reporter.part(0.04, 0.55, "train")
+        _pick(train.TrainRequest, request, scene=[], classes=[], output=request.classifier_model),
+        reporter.part(0.04, 0.55, "train"),
     )
     painted = _pick(
-        pseudomask.PseudomaskRequest, request, model=request.classifier_model, output=request.pseudomask, confidence=None
+        pseudomask.PseudomaskRequest,
+        request,
+        model=request.classifier_model,
+        output=request.pseudomask,
+        confidence=None,
     )
     pseudomask.run(painted, reporter.part(0.55, 0.6, "pseudomask"))
     refined = refine.run(
         _pick(refine.RefineRequest, request, scene=[], classifier=request.classifier_model, output=request.model),
         reporter.part(0.6, 0.9, "refine"),
     )
-    mapped = predict.run(_pick(predict.PredictRequest, request, output=request.landcover), reporter.part(0.9, 0.98, "map"))
-    assessed = None
-    if request.reference and request.report:
-        options = {
-            "map": request.landcover,
-            "reference": request.reference,
-            "field": request.reference_field,
-            "scheme": request.scheme,
-            "output": request.report,
-            "json_output": request.report_json,
-        }
-        assessed = assess.run(assess.AssessRequest.model_validate(options), reporter.part(0.98, 1, "assess"))
+    mapped = predict.run(
+        _pick(predict.PredictRequest, request, output=request.landcover), reporter.part(0.9, 0.98, "map")
+    )
+    assessed = _assess(request, reporter.part(0.98, 1, "assess"))
     reporter.progress(1.0)
     return MapResult(
         landcover=mapped.output,
@@ -143,6 +151,20 @@ def run(request: MapRequest, reporter: Reporter) -> MapResult:
         class_shares=mapped.class_shares,
         seconds=round(time.monotonic() - started, 1),
     )
+
+
+def _assess(request: MapRequest, reporter: Reporter) -> assess.AssessResult | None:
+    if not (request.reference and request.report):
+        return None
+    options = {
+        "map": request.landcover,
+        "reference": request.reference,
+        "field": request.reference_field,
+        "scheme": request.scheme,
+        "output": request.report,
+        "json_output": request.report_json,
+    }
+    return assess.run(assess.AssessRequest.model_validate(options), reporter)
 
 
 def check_outputs(request: MapRequest) -> None:
@@ -168,7 +190,9 @@ def check_outputs(request: MapRequest) -> None:
         check_writable(path, (suffix,), name)
         other = seen.setdefault(path.resolve(), name)
         if other != name:
-            raise InputError(f"'{name}' and '{other}' are the same file {path}.", name, "Give each output its own name.")
+            raise InputError(
+                f"'{name}' and '{other}' are the same file {path}.", name, "Give each output its own name."
+            )
     if request.report and not request.reference:
         raise InputError("A report needs a reference.", "reference", "Give one, or leave the report out.")
 

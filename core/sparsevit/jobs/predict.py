@@ -25,7 +25,9 @@ class PredictRequest(Request):
     """Map the land cover of a scene with any saved model."""
 
     model: Path = Field(description="Model file (.safetensors) written by `train` or `refine`.")
-    scene: list[Path] = Field(description="Rasters of the scene. The first gives the grid; the others are warped to it.")
+    scene: list[Path] = Field(
+        description="Rasters of the scene. The first gives the grid; the others are warped to it."
+    )
     band_names: list[str] = Field(
         default=[], description="Names of all bands in order (B02, VV, …), where the files carry none."
     )
@@ -62,7 +64,11 @@ def run(request: PredictRequest, reporter: Reporter) -> PredictResult:
         InputError: Model and scene do not fit, nothing is inside the extent or mask, or the scene holds no data.
     """
     started = time.monotonic()
-    for path, name in ((request.output, "output"), (request.confidence, "confidence"), (request.probabilities, "probabilities")):
+    for path, name in (
+        (request.output, "output"),
+        (request.confidence, "confidence"),
+        (request.probabilities, "probabilities"),
+    ):
         if path:
             check_writable(path, (".tif", ".tiff"), name)
     model, card = load_model(request.model)

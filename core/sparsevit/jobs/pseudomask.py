@@ -103,7 +103,9 @@ def _sources(request: PseudomaskRequest, index: TileIndex | None) -> list[Source
     if not patches:
         rasters = request.scene or (index.scene if index else [])
         if not rasters:
-            raise InputError("There is no scene to paint.", "scene", "Give its rasters, or a tile index that names them.")
+            raise InputError(
+                "There is no scene to paint.", "scene", "Give its rasters, or a tile index that names them."
+            )
         for path, name in ((request.output, "output"), (request.confidence, "confidence"), (request.heads, "heads")):
             if path:
                 check_writable(path, (".tif", ".tiff"), name)
@@ -112,7 +114,9 @@ def _sources(request: PseudomaskRequest, index: TileIndex | None) -> list[Source
     folders = [f for f in (request.output, request.confidence, request.heads) if f]
     for folder in folders:
         if folder.suffix:
-            raise InputError(f"{folder} is a file name, but the index holds patches.", "output", "Give a folder instead.")
+            raise InputError(
+                f"{folder} is a file name, but the index holds patches.", "output", "Give a folder instead."
+            )
         folder.mkdir(parents=True, exist_ok=True)
     return list(_patches(request, index))
 
@@ -152,7 +156,11 @@ def paint_scene(
     tags = {"SPARSEVIT_MODEL": request.model.name, "SPARSEVIT_METHOD": settings.method}
     with ExitStack() as stack:
         classes = stack.enter_context(class_raster(source.classes, grid, scheme, tags))
-        confidence = stack.enter_context(float_raster(source.confidence, grid, ["Confidence"], tags)) if source.confidence else None
+        confidence = (
+            stack.enter_context(float_raster(source.confidence, grid, ["Confidence"], tags))
+            if source.confidence
+            else None
+        )
         rows = stream(scene, area, side, settings.pseudomask_overlap, len(scheme.codes), runner, reporter)
         for band in sharpened(rows, edge_refiner(model, request.edge), REACH):
             window = Window(area.col_off, area.row_off + band.row, band.valid.shape[1], band.valid.shape[0])
@@ -185,7 +193,9 @@ def _write_heads(
     settings = request.pseudomask
     runner = BatchRunner(head_evidence(model, request.hardware), settings.pseudomask_batch, reporter)
     with float_raster(path, scene.grid.crop(area), names, tags) as writer:
-        for band in stream(scene, area, model.architecture.tile, settings.pseudomask_overlap, len(names), runner, reporter):
+        for band in stream(
+            scene, area, model.architecture.tile, settings.pseudomask_overlap, len(names), runner, reporter
+        ):
             writer.write_rows(band.row, np.where(band.valid, band.evidence, np.nan))
 
 

@@ -31,8 +31,12 @@ class RefineRequest(Request):
     """Train a segmentation network on the pseudomasks, in rounds, guarded by held-out tags."""
 
     tiles: Path = Field(description="Tagged tile index (.gpkg) that the classifier was trained on.")
-    classifier: Path = Field(description="Classifier (.safetensors) behind the pseudomasks; the guard compares with it.")
-    pseudomask: Path = Field(description="Class raster written by `pseudomask` (or its folder for an index of patches).")
+    classifier: Path = Field(
+        description="Classifier (.safetensors) behind the pseudomasks; the guard compares with it."
+    )
+    pseudomask: Path = Field(
+        description="Class raster written by `pseudomask` (or its folder for an index of patches)."
+    )
     scene: list[Path] = Field(default=[], description="Rasters to read instead of those that the tile index names.")
     refinement: RefinementSettings = RefinementSettings()
     training: TrainingSettings = TrainingSettings()
@@ -68,7 +72,9 @@ def run(request: RefineRequest, reporter: Reporter) -> RefineResult:
     index = read_tile_index(request.tiles)
     classifier, card = load_model(request.classifier, "classifier", "classifier")
     if not request.pseudomask.exists():
-        raise InputError(f"The pseudomask {request.pseudomask} does not exist.", "pseudomask", "Run 'pseudomask' first.")
+        raise InputError(
+            f"The pseudomask {request.pseudomask} does not exist.", "pseudomask", "Run 'pseudomask' first."
+        )
     scheme = parse_scheme(card.scheme, str(request.classifier))
     data = load_training_data(index, request.scene, scheme.names, card.bands, reporter.part(0, 0.05))
     masks = read_masks(data.train_index, request, scheme)
@@ -86,7 +92,7 @@ def run(request: RefineRequest, reporter: Reporter) -> RefineResult:
     text = decision(refinement)
     reporter.log(text)
     metrics = card.metrics | {"evidence_tag_loss": refinement.evidence_tag_loss, "map_tag_loss": refinement.tag_loss}
-    settings = card.settings | {"refinement": asdict(request.refinement)}  # type: ignore[call-overload]
+    settings = card.settings | {"refinement": asdict(request.refinement)}
     changes = {"kind": "landcover", "metrics": metrics, "settings": settings}
     save_model(request.output, refinement.model, type(card)(**(vars(card) | changes)))
     return RefineResult(

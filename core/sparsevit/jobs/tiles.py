@@ -79,7 +79,7 @@ def _cut(request: TilesRequest, reporter: Reporter) -> tuple[TileIndex, int]:
     with open_scene(request.scene, request.band_names) as scene:
         centres = None
         if request.footprints is not None:
-            centres = _centres(request.footprints, scene.grid.crs)
+            centres = _centres(request.footprints, scene.grid.crs, request.extent)
         return cut_scene(scene, request.tiling, reporter, request.extent, centres)
 
 
@@ -89,11 +89,13 @@ def _patches(request: TilesRequest, reporter: Reporter) -> tuple[TileIndex, int]
     return index_patches(request.folder, request.layout, request.band_names, request.tiling, reporter)
 
 
-def _centres(path: Path, crs: object) -> npt.NDArray[np.float64]:
-    """Centres `[n, 2]` of the polygons' bounding boxes in a CRS."""
+def _centres(path: Path, crs: object, extent: tuple[float, float, float, float] | None) -> npt.NDArray[np.float64]:
+    """Centres `[n, 2]` of the polygons' bounding boxes in a CRS; only those inside the extent, if there is one."""
     bounds = read_layer(path, crs, "footprints").bounds.to_numpy()
     centres: npt.NDArray[np.float64] = (bounds[:, :2] + bounds[:, 2:]) / 2
-    return centres[np.isfinite(centres).all(axis=1)]
+    xmin, ymin, xmax, ymax = extent or (-np.inf, -np.inf, np.inf, np.inf)
+    inside = np.isfinite(centres) & (centres >= (xmin, ymin)) & (centres <= (xmax, ymax))
+    return centres[inside.all(axis=1)]
 
 
 JOB = Job("tiles", TilesRequest, run)

@@ -32,7 +32,9 @@ class TrainRequest(Request):
     bands: list[str] = Field(default=[], description="Only these bands (names); all if empty.")
     classifier: ClassifierSettings = ClassifierSettings()
     training: TrainingSettings = TrainingSettings()
-    checkpoints: Path | None = Field(default=None, description="Folder for checkpoints, one per epoch, the last is kept.")
+    checkpoints: Path | None = Field(
+        default=None, description="Folder for checkpoints, one per epoch, the last is kept."
+    )
     resume: bool = Field(default=False, description="Go on from the last checkpoint in `checkpoints`.")
     hardware: HardwareSettings = HardwareSettings()
     output: Path = Field(description="Model file to write (.safetensors).")
@@ -95,7 +97,7 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
         trained.head_mask,
         fingerprint(data.train.tags.tolist(), index.scene, data.bands),
         {k: v for k, v in metrics.items() if v is not None},
-        {"classifier": asdict(settings), "training": asdict(request.training)},  # type: ignore[call-overload]
+        {"classifier": asdict(settings), "training": asdict(request.training)},
     )
     save_model(request.output, trained.model, card)
     return TrainResult(
@@ -130,7 +132,10 @@ def _metrics(trained: TrainedClassifier) -> dict[str, float | None]:
         "macro_f1": scores.macro_f1 if scores else None,
         "mean_ap": scores.mean_ap if scores else None,
         "tag_loss": scores.tag_loss if scores else None,
-        **{f"macro_f1_{n}": controls[n].macro_f1 if n in controls else None for n in ("random_heads", "all_heads", "no_heads")},
+        **{
+            f"macro_f1_{n}": controls[n].macro_f1 if n in controls else None
+            for n in ("random_heads", "all_heads", "no_heads")
+        },
     }
 
 

@@ -24,7 +24,7 @@ def allowed_classes(index: TileIndex | None, scheme: ClassScheme) -> Callable[[W
         return lambda window: np.ones((len(scheme.codes), int(window.height), int(window.width)), bool)
     columns = [index.scheme.codes.index(code) for code in scheme.codes]
     tags = index.tags()[:, columns]
-    tagged = (tags >= 0).any(axis=1)
+    tagged: BoolArray = np.asarray((tags >= 0).any(axis=1))
     possible = tags[tagged] != ABSENT
     windows = [w for w, keep in zip(index.windows(), tagged, strict=True) if keep]
     boxes = np.array([(w.row_off, w.col_off, w.row_off + w.height, w.col_off + w.width) for w in windows], int)

@@ -104,7 +104,7 @@ def match_polygons(tiles: geopandas.GeoDataFrame, layer: geopandas.GeoDataFrame)
     iou = shared / (shapely.area(footprints[tile]) + shapely.area(polygons[polygon]) - shared)
     best = np.full(len(tiles), -1, np.intp)
     order = np.argsort(iou, kind="stable")  # the best is written last
-    order = order[iou[order] >= MINIMUM_IOU]
+    order = order[iou[order] >= MINIMUM_IOU - 1e-9]
     best[tile[order]] = polygon[order]
     return best
 

@@ -61,7 +61,7 @@ def check_scene(scene: Scene, card: ModelCard) -> Scene:
     chosen = scene.select(card.bands, "The model")
     if abs(scene.grid.gsd / card.gsd - 1) > GSD_TOLERANCE:
         raise InputError(
-            f"The scene {scene.paths[0].name} has pixels of {scene.grid.gsd:g} m, the model was trained at {card.gsd:g} m.",
+            f"The scene {scene.paths[0].name} has pixels of {scene.grid.gsd:g} m, the model of {card.gsd:g} m.",
             "scene",
             "Resample the scene, or train a model at its resolution.",
         )
@@ -77,7 +77,8 @@ def probabilities(
 
     def evaluate(tiles: Tensor, _: list[Window]) -> Tensor:
         with torch.inference_mode(), autocast(hardware, device):
-            return model(tiles.to(device), weights).exp()
+            log_probabilities: Tensor = model(tiles.to(device), weights)
+            return log_probabilities.exp()
 
     return evaluate
 

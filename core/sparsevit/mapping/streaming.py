@@ -1,4 +1,4 @@
-"""From tiles to a scene: overlapping tiles, smooth blending, rows streamed so that memory does not follow the raster."""
+"""From tiles to a scene: overlapping tiles, smooth blending, streamed rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sparsevit.geodata.scene import BoolArray, FloatArray, Scene
 from sparsevit.reporting import Reporter
 
 Evaluate = Callable[[Tensor, list[Window]], Tensor]
-"""From raw tiles `[B, C, side, side]` (NaN for nodata) and their windows in the scene to evidence `[B, K, side, side]`."""
+"""From raw tiles `[B, C, side, side]` (NaN for nodata) and their windows to evidence `[B, K, side, side]`."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +132,14 @@ def stream(
                 norm[:, col : col + side] += weight
             done += len(blended)
         finished = int(rows[k + 1] - row) if k + 1 < len(rows) else min(side, height - int(row))
-        evidence_rows = total[:, :finished, :width] / np.maximum(norm[:finished, :width], 1e-12)
-        yield RowBand(int(row), evidence_rows, strip[:, :finished, :width].copy(), strip_valid[:finished, :width].copy())
+        covered = np.maximum(norm[:finished, :width], 1e-12).astype(np.float32)
+        evidence_rows = total[:, :finished, :width] / covered
+        yield RowBand(
+            int(row), evidence_rows, strip[:, :finished, :width].copy(), strip_valid[:finished, :width].copy()
+        )
         for buffer, empty in ((total, 0), (norm, 0), (strip, np.nan), (strip_valid, False)):
-            buffer[..., :-finished, :] = buffer[..., finished:, :].copy()  # type: ignore[index]
-            buffer[..., -finished:, :] = empty  # type: ignore[index]
+            buffer[..., :-finished, :] = buffer[..., finished:, :].copy()
+            buffer[..., -finished:, :] = empty
         reporter.progress((row + finished) / height)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-
 from typing import Literal
 
 import numpy as np
@@ -25,15 +24,13 @@ REACH = sum(DILATIONS)
 PIXELS_PER_SEGMENT = 24
 
 
-
-
 @dataclass(frozen=True, config=STRICT)
 class EdgeSettings:
     """How the borders of a map follow the spectra."""
 
     edges: Literal["adaptive", "superpixels", "none"] = Field(
         default="adaptive",
-        description="How borders follow the spectra. adaptive: pixel-adaptive refinement; superpixels: majority vote; none.",
+        description="How borders follow the spectra. adaptive: pixel-adaptive averaging; superpixels: mean; none.",
     )
     edge_sharpness: float = Field(
         default=0.8, gt=0, description="adaptive: spectral difference (standard deviations) that makes an edge."

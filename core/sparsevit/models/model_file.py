@@ -88,7 +88,9 @@ def read_card(path: Path, parameter: str = "model") -> ModelCard:
             f"{path} is not a complete model file ({err}).", parameter, "It may be truncated: copy or train it again."
         ) from err
     if text is None:
-        raise InputError(f"{path} is a safetensors file of another program.", parameter, "Choose one written by 'train' or 'refine'.")
+        raise InputError(
+            f"{path} is a safetensors file of another program.", parameter, "Choose one written by 'train' or 'refine'."
+        )
     data = json.loads(text)
     if data.pop("format") != FORMAT:
         raise InputError(f"{path} was written by another version of the engine.", parameter, "Update the engine.")
@@ -99,9 +101,7 @@ def read_card(path: Path, parameter: str = "model") -> ModelCard:
     return ModelCard(architecture=Architecture(vit=ViTConfig(**vit) if vit else None, **a), **data)
 
 
-def load_model(
-    path: Path, kind: str | None = None, parameter: str = "model"
-) -> tuple[LandCoverModel, ModelCard]:
+def load_model(path: Path, kind: str | None = None, parameter: str = "model") -> tuple[LandCoverModel, ModelCard]:
     """Load a model in evaluation mode.
 
     Args:

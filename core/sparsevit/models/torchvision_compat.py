@@ -21,7 +21,7 @@ _libraries: list[torch.library.Library] = []
 def make_importable() -> None:
     """Import torchvision, declaring its missing operators first where that is necessary."""
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as err:
         if "torchvision::nms" not in str(err):
             raise

@@ -39,11 +39,15 @@ class RefinementUNet(nn.Module):
             )
         except (KeyError, ValueError, RuntimeError) as err:
             raise InputError(
-                f"The encoder '{encoder}' cannot be used ({err}).", "encoder", "Try resnet18, resnet34 or efficientnet-b0."
+                f"The encoder '{encoder}' cannot be used ({err}).",
+                "encoder",
+                "Try resnet18, resnet34 or efficientnet-b0.",
             ) from err
         self.multiple = 2**depth
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, STEM_WIDTH, 3, padding=1, padding_mode="replicate"), nn.BatchNorm2d(STEM_WIDTH), nn.ReLU()
+            nn.Conv2d(channels, STEM_WIDTH, 3, padding=1, padding_mode="replicate"),
+            nn.BatchNorm2d(STEM_WIDTH),
+            nn.ReLU(),
         )
         self.classifier = nn.Conv2d(2 * STEM_WIDTH, classes, 1)
 

@@ -1,7 +1,7 @@
 """A vision transformer whose attention heads carry gates, with tags on the class token and class maps on the patches.
 
-Method: Hanna, Mommert & Borth 2023 (sparse multimodal ViT). One linear patch embedding over all channels is the same map
-as the sum of one linear embedding per sensor, so early fusion of sensors is simply a stack with more bands.
+Method: Hanna, Mommert & Borth 2023 (sparse multimodal ViT). One linear patch embedding over all channels is the same
+map as the sum of one embedding per sensor, so early fusion of sensors is simply a stack with more bands.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from sparsevit.models import torchvision_compat  # noqa: F401 (before timm)
 from sparsevit.models.gates import GateMode, HeadGates
 
-from timm.layers import Mlp  # isort: skip
+from timm.layers.mlp import Mlp  # isort: skip
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class GatedAttention(nn.Module):
     def __init__(self, width: int, heads: int, head_width: int) -> None:
         super().__init__()
         self.heads, self.head_width = heads, head_width
-        self.qkv = nn.Linear(width, 3 * heads * head_width, bias=False)
-        self.proj = nn.Linear(heads * head_width, width)
+        self.qkv = _linear(width, 3 * heads * head_width, bias=False)
+        self.proj = _linear(heads * head_width, width)
         self.gates = HeadGates(heads)
 
     def forward(self, x: Tensor, need_attention: bool = False) -> tuple[Tensor, Tensor | None]:
@@ -106,12 +107,22 @@ class GatedAttention(nn.Module):
         """Slice the heads that are not kept out of the projections; `keep` is a mask `[heads]`."""
         rows = keep.repeat_interleave(self.head_width)
         kept, width = int(keep.sum()), self.proj.out_features
-        qkv = nn.Linear(self.qkv.in_features, 3 * kept * self.head_width, bias=False)
+        qkv = _linear(self.qkv.in_features, 3 * kept * self.head_width, bias=False)
         qkv.weight.copy_(self.qkv.weight.view(3, -1, width)[:, rows].reshape(-1, width))
-        proj = nn.Linear(kept * self.head_width, width)
+        proj = _linear(kept * self.head_width, width)
         proj.weight.copy_(self.proj.weight[:, rows])
         proj.bias.copy_(self.proj.bias)
         self.heads, self.qkv, self.proj, self.gates = kept, qkv, proj, HeadGates(kept)
+
+
+def _linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+    """A linear layer; one without inputs or outputs (all heads removed) has no weights to initialise."""
+    if inputs and outputs:
+        return nn.Linear(inputs, outputs, bias)
+    layer: nn.Linear = skip_init(nn.Linear, inputs, outputs, bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 class Block(nn.Module):

@@ -57,7 +57,9 @@ def load_checkpoint(path: Path, network: nn.Module, optimiser: Optimizer) -> Che
         network.load_state_dict(_below(tensors, "network."))
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as err:
         raise InputError(
-            f"The checkpoint {path} does not fit this training.", "resume", "Use the same settings, or start without it."
+            f"The checkpoint {path} does not fit this training.",
+            "resume",
+            "Use the same settings, or start without it.",
         ) from err
     entries: dict[int, dict[str, Any]] = {}
     values: dict[str, Any] = {**card["plain"], **_below(tensors, "optimiser.")}

@@ -36,8 +36,8 @@ class ClassifierSettings:
 
     preset: Literal["tiny", "small", "base", "reference"] = Field(
         default="tiny",
-        description="Size of the transformer. tiny: width 128, 6 blocks of 4 heads; small: 256, 8 × 8; base: 768, 12 × 12; "
-        "reference: the published model, width 1024, 12 × 16, 14-pixel patches of 224-pixel tiles.",
+        description="Size of the transformer. tiny: width 128, 6 blocks of 4 heads; small: 256, 8 × 8; base: 768, "
+        "12 × 12; reference: the published model, width 1024, 12 × 16, 14-pixel patches of 224-pixel tiles.",
     )
     patch_size_m: float = Field(default=40.0, gt=0, description="Side of a token's patch (m); 'reference' ignores it.")
     heads_kept: float = Field(
@@ -110,7 +110,9 @@ class ClassifierTraining:
             return fraction_loss(network(z), valid, tags, self.tiles.presence_threshold, self.weights)
 
         # A hundred times fewer weights than the transformer: it wants larger steps.
-        phase = Phase("spectral", network, loss, len(self.tiles), epochs, learning_rate=10 * self.training.learning_rate)
+        phase = Phase(
+            "spectral", network, loss, len(self.tiles), epochs, learning_rate=10 * self.training.learning_rate
+        )
         fit(phase, self.training, self.fabric, reporter, self.folder)
 
     def dense(self, epochs: int, validate: Callable[[], float] | None, reporter: Reporter) -> None:
@@ -125,7 +127,9 @@ class ClassifierTraining:
         phase = Phase("transformer", vit, loss, len(self.tiles), epochs, validate=validate)
         fit(phase, self.training, self.fabric, reporter, self.folder)
 
-    def close_gates(self, teacher: SparseViT, keep: int, settings: ClassifierSettings, reporter: Reporter) -> list[Tensor]:
+    def close_gates(
+        self, teacher: SparseViT, keep: int, settings: ClassifierSettings, reporter: Reporter
+    ) -> list[Tensor]:
         """Let the heads compete until `keep` are left; returns one mask per block."""
         vit = self._vit(self.model)
         budget = HeadBudget(vit.gates(), keep)
@@ -248,7 +252,9 @@ def train_classifier(
         model.vit.prune(mask)
         model.vit.set_gate_mode(GateMode.OPEN)
         fabric.to_device(model)
-        run.finetune(model.vit, "surviving_heads", dense, settings, reporter.part(0.9 * share, share, "surviving heads"))
+        run.finetune(
+            model.vit, "surviving_heads", dense, settings, reporter.part(0.9 * share, share, "surviving heads")
+        )
     scores = _score(model, validation, fabric)
     controls: dict[str, TagScores] = {}
     if settings.controls and validation and keep < sum(heads):
@@ -294,11 +300,11 @@ def _score(model: LandCoverModel, validation: TaggedTiles | None, fabric: Fabric
     return tag_scores(logits, validation.tags, loss)
 
 
-def architecture_for(
-    channels: int, classes: int, tile: int, gsd: float, settings: ClassifierSettings
-) -> Architecture:
+def architecture_for(channels: int, classes: int, tile: int, gsd: float, settings: ClassifierSettings) -> Architecture:
     """The networks of a classifier: a transformer of the preset and the spectral network, equally weighted."""
     wanted = max(settings.patch_size_m / gsd, 1)
-    patch = min((p for p in range(1, tile + 1) if tile % p == 0), key=lambda p: abs(p - wanted))  # a whole number of patches
+    patch = min(
+        (p for p in range(1, tile + 1) if tile % p == 0), key=lambda p: abs(p - wanted)
+    )  # a whole number of patches
     vit = preset_config(settings.preset, channels, classes, tile, patch)
     return Architecture(channels, classes, tile, vit, SPECTRAL_WIDTH, "", {"vit": 0.5, "spectral": 0.5})

@@ -31,15 +31,20 @@ class TrainingSettings:
 
     optimiser: Literal["adamw", "adam", "sgd"] = Field(default="adamw", description="Optimiser.")
     learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
-    weight_decay: float = Field(default=0.05, ge=0, description="Weight decay; never applied to gates, norms and biases.")
+    weight_decay: float = Field(
+        default=0.05, ge=0, description="Weight decay; never applied to gates, norms and biases."
+    )
     schedule: Literal["cosine", "constant"] = Field(
-        default="cosine", description="cosine: linear warm-up, then a half cosine to zero; constant after the same warm-up."
+        default="cosine",
+        description="cosine: linear warm-up, then a half cosine to zero; constant after the same warm-up.",
     )
     warmup: float = Field(default=0.1, ge=0, lt=1, description="Share of the steps spent on warm-up.")
     batch: int = Field(default=16, ge=1, description="Tiles per step.")
     accumulation: int = Field(default=1, ge=1, description="Steps whose gradients are summed before an update.")
     patience: int = Field(
-        default=0, ge=0, description="Stop the first phase after so many epochs without a better validation loss; 0: never."
+        default=0,
+        ge=0,
+        description="Stop the first phase after so many epochs without a better validation loss; 0: never.",
     )
     seed: int = Field(default=0, ge=0, description="Seed of everything random.")
 

@@ -70,6 +70,6 @@ def fraction_loss(
     """
     weight = valid.float()
     if weight.shape[1:] != logits.shape[2:]:
-        weight = F.adaptive_avg_pool2d(weight, logits.shape[2:])
+        weight = F.adaptive_avg_pool2d(weight, (logits.shape[2], logits.shape[3]))
     fractions = class_fractions(F.log_softmax(logits.float(), dim=1), weight)
     return tag_loss(tag_probability(fractions, presence_threshold), tags, class_weight)

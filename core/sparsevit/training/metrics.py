@@ -27,7 +27,7 @@ class TagScores:
 
 
 def tag_scores(logits: Tensor, tags: Tensor, loss: float) -> TagScores:
-    """Score tag logits `[N, K]` against tags `[N, K]` (1, 0, -1 unknown); classes without a present tag do not count."""
+    """Score tag logits `[N, K]` against tags `[N, K]` (1, 0, -1 unknown); classes never present do not count."""
     target, probabilities = tags.long(), logits.float().sigmoid()
     seen = (target == 1).any(0)
     labels = logits.shape[1]

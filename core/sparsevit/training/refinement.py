@@ -44,7 +44,10 @@ class RefinementSettings:
         default=0.6, ge=0, lt=1, description="Pixels of the next round's masks below this probability are ignored."
     )
     stop_change: float = Field(
-        default=0.01, ge=0, lt=1, description="Stop when a smaller share of the mask's pixels changes from round to round."
+        default=0.01,
+        ge=0,
+        lt=1,
+        description="Stop when a smaller share of the mask's pixels changes from round to round.",
     )
 
 
@@ -182,7 +185,12 @@ def train_unet(
         return total
 
     phase = Phase(
-        f"round_{number}", network, loss, len(tiles), settings.refine_epochs, after_step=lambda _: teacher.update_parameters(network)
+        f"round_{number}",
+        network,
+        loss,
+        len(tiles),
+        settings.refine_epochs,
+        after_step=lambda _: teacher.update_parameters(network),
     )
     fit(phase, training, fabric, reporter)
     _refresh_statistics(teacher, model, tiles, fabric)
@@ -200,7 +208,9 @@ def _refresh_statistics(
         update_bn(batches, teacher)
 
 
-def _log_probabilities(model: LandCoverModel, tiles: TaggedTiles, positions: Tensor, fabric: Fabric) -> tuple[Tensor, Tensor]:
+def _log_probabilities(
+    model: LandCoverModel, tiles: TaggedTiles, positions: Tensor, fabric: Fabric
+) -> tuple[Tensor, Tensor]:
     raw = tiles.store.batch(positions).to(fabric.device)
     with fabric.autocast():
         return model(raw).float(), torch.isfinite(raw).any(1).float()

@@ -77,10 +77,14 @@ def load_training_data(
             store = load_tiles(index.choose(mask), names, part, scene)
             tagged[name] = TaggedTiles(store, torch.from_numpy(tags[mask]), threshold)
     if "validation" not in tagged:
-        reporter.log("No tagged tile is held out: the classifier is not assessed and refinement is not guarded.", "warning")
+        reporter.log(
+            "No tagged tile is held out: the classifier is not assessed and refinement is not guarded.", "warning"
+        )
     side = tagged["train"].store.values.shape[-1]
     gsd = index.tile_size_m / side
-    return TrainingData(tagged["train"], index.choose(masks["train"]), tagged.get("validation"), scheme, names, side, gsd)
+    return TrainingData(
+        tagged["train"], index.choose(masks["train"]), tagged.get("validation"), scheme, names, side, gsd
+    )
 
 
 def _check_present(tags: npt.NDArray[np.int8], scheme: ClassScheme) -> None:

@@ -13,7 +13,8 @@ def class_attention(attention: Tensor, grid: int) -> Tensor:
         attention: Gated attention `[B, heads, 1+h·w, 1+h·w]`, class token first, patches row-major.
         grid: h = w, patches along one side.
     """
-    return attention[:, :, 0, 1:].unflatten(-1, (grid, grid))
+    batch, heads = attention.shape[:2]
+    return attention[:, :, 0, 1:].reshape(batch, heads, grid, grid)
 
 
 def head_maps(attention: Tensor, grid: int, side: int) -> Tensor:
@@ -28,5 +29,3 @@ def head_maps(attention: Tensor, grid: int, side: int) -> Tensor:
 def open_heads(maps: Tensor) -> Tensor:
     """Which heads of a tile are not closed `[heads]`, of maps `[heads, H, W]`."""
     return maps.flatten(1).sum(dim=1) > 0
-
-

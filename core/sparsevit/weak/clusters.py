@@ -53,7 +53,8 @@ def two_means_threshold(values: FloatArray) -> FloatArray:
     between = below**2 / left + (total - below) ** 2 / right  # maximal where the sum of squares within is minimal
     cut = between.argmax(axis=1)
     rows = np.arange(len(ordered))
-    return ((ordered[rows, cut] + ordered[rows, cut + 1]) / 2).astype(np.float32)
+    border: FloatArray = ((ordered[rows, cut] + ordered[rows, cut + 1]) / 2).astype(np.float32)
+    return border
 
 
 def binarise(maps: FloatArray) -> tuple[BoolArray, FloatArray]:

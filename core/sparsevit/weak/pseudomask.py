@@ -42,7 +42,7 @@ class PseudomaskSettings:
     )
     naming: Literal["assignment", "rank"] = Field(
         default="assignment",
-        description="How clusters get their class. assignment: optimal assignment on the evidence; rank: the published rule.",
+        description="How clusters get their class. assignment: optimal, by the evidence; rank: the published rule.",
     )
     spectral_weight: float = Field(
         default=0.3, ge=0, le=1, description="Weight of the spectral network against the transformer (0–1)."
@@ -56,7 +56,9 @@ class PseudomaskSettings:
     reclassify: bool = Field(
         default=False, description="clusters: classify each painted region again with the rest masked out."
     )
-    pseudomask_overlap: float = Field(default=0.5, ge=0, le=0.75, description="Overlap of neighbouring tiles (share of a tile).")
+    pseudomask_overlap: float = Field(
+        default=0.5, ge=0, le=0.75, description="Overlap of neighbouring tiles (share of a tile)."
+    )
     pseudomask_batch: int = Field(default=32, ge=1, description="Tiles per forward pass.")
 
 
@@ -80,12 +82,14 @@ def tile_evidence(
 
     def joint(tiles: Tensor, _: list[Window]) -> Tensor:
         with torch.inference_mode(), autocast(hardware, device):
-            return model(tiles.to(device), weights).exp()
+            log_probabilities: Tensor = model(tiles.to(device), weights)
+            return log_probabilities.exp()
 
     def painted(tiles: Tensor, windows: list[Window]) -> Tensor:
         with torch.inference_mode(), autocast(hardware, device):
             z = model.normalise(tiles.to(device))
-            masks = paint_tiles(model, z, settings, [allowed(w).any(axis=(1, 2)) for w in windows])
+            tags = [np.asarray(allowed(w).any(axis=(1, 2))) for w in windows]
+            masks = paint_tiles(model, z, settings, tags)
         known = torch.from_numpy(masks >= 0)
         one_hot = torch.nn.functional.one_hot(torch.from_numpy(masks).clamp_min(0), model.architecture.classes)
         return (one_hot * known[..., None]).permute(0, 3, 1, 2).float()
