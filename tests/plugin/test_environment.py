@@ -32,6 +32,7 @@ def test_variables_of_qgis_do_not_reach_the_engine(provider):
         "SPARSEVIT_CACHE": "/c",
         "PYTHONIOENCODING": "utf-8",
         "PYTHONSAFEPATH": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
 
 

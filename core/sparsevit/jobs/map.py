@@ -36,8 +36,8 @@ class MapRequest(Request):
     scheme: Path = Field(description="Class scheme (JSON or CSV): code, name, colour of each class.")
     source: Literal["text", "fields", "vector", "raster"] = Field(
         default="text",
-        description="text / fields: polygons, one per tagged place, with a field such as 'forest, water' or one boolean "
-        "field per class; vector: polygons or points with a class; raster: a categorical raster.",
+        description="text / fields: polygons, one per tagged place, with a field such as 'forest, water' or one "
+        "boolean field per class; vector: polygons or points with a class; raster: a categorical raster.",
     )
     layer: Path | None = Field(default=None, description="Vector layer with the tags.")
     field: str | None = Field(default=None, description="Field with the classes (text) or the class (vector).")

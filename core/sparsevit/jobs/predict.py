@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 from pydantic import Field
-from rasterio.windows import Window
+from rasterio.windows import Window, intersect
 
+from sparsevit.errors import InputError
 from sparsevit.geodata.layers import read_layer
 from sparsevit.geodata.legend import parse_scheme
 from sparsevit.geodata.scene import open_scene
@@ -80,7 +81,10 @@ def run(request: PredictRequest, reporter: Reporter) -> PredictResult:
         mask = None
         if request.mask:
             polygons = read_layer(request.mask, grid.crs.to_wkt(), "mask")
-            area = area.intersection(grid.window(tuple(polygons.total_bounds), "mask"))
+            inside = grid.window(tuple(polygons.total_bounds), "mask")
+            if not intersect(area, inside):
+                raise InputError(f"{request.mask} lies outside the extent.", "mask", "Change one of them.")
+            area = area.intersection(inside)
             mask = list(polygons.geometry)
         counts = write_map(
             scene,

@@ -170,6 +170,10 @@ def paint_scene(
             classes.write_rows(band.row, painted)
             if confidence:
                 confidence.write_rows(band.row, np.where(band.valid, margin, np.nan).astype(np.float32))
+        if counts.sum() == 0:
+            raise InputError(
+                f"{scene.paths[0]} has no pixel with data.", "scene", "Check the nodata value and the extent."
+            )
         if source.heads:
             _write_heads(scene, area, source.heads, model, card, request, tags, reporter)
     return counts

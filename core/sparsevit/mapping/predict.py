@@ -152,7 +152,26 @@ def write_map(
                 confidence.write_rows(band.row, np.where(keep, confidence_of(band.evidence), np.nan))
             if shares:
                 shares.write_rows(band.row, np.where(keep, band.evidence, np.nan))
+        check_any_data(counts, scene)
     return counts
+
+
+def check_any_data(counts: npt.NDArray[np.int64], scene: Scene) -> None:
+    """Refuse an empty map, before it takes its final name.
+
+    Args:
+        counts: Pixels by code `[256]`.
+        scene: The scene that was mapped.
+
+    Raises:
+        InputError: Every pixel is nodata.
+    """
+    if counts[:NODATA].sum() == 0:
+        raise InputError(
+            f"The area has no pixel with data in every raster of the scene ({scene.paths[0].name}, …).",
+            "scene",
+            "Check the nodata value, the extent, and that the rasters show the same place.",
+        )
 
 
 def _optional(

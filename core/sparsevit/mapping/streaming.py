@@ -36,6 +36,11 @@ class RowBand:
     values: FloatArray
     valid: BoolArray
 
+    def rows(self, start: int, stop: int) -> RowBand:
+        """Some of the rows."""
+        rows = slice(start, stop)
+        return RowBand(self.row + start, self.evidence[:, rows], self.values[:, rows], self.valid[rows])
+
 
 def starts(length: int, side: int, stride: int) -> npt.NDArray[np.int64]:
     """First pixel of each tile along an axis; every pixel is covered, the last tile is shifted inwards."""
@@ -159,31 +164,31 @@ def sharpened(
         refine: From evidence `[K, H, W]` and raw bands `[C, H, W]` to evidence `[K, H, W]`; looks at most `halo` far.
         halo: Rows of context.
     """
-    ahead = itertools.chain(bands, [None])
-    above: RowBand | None = None
-    band = next(ahead)
-    while band is not None:
-        below = next(ahead)
-        parts = [_last_rows(above, halo), band, _first_rows(below, halo)]
-        evidence = np.concatenate([p.evidence for p in parts if p], axis=1)
-        values = np.concatenate([p.values for p in parts if p], axis=1)
-        top = parts[0].evidence.shape[1] if parts[0] else 0
-        refined = refine(evidence, values)[:, top : top + band.evidence.shape[1]]
-        yield RowBand(band.row, refined, band.values, band.valid)
-        # context of the next band: its own rows may be fewer than the halo
-        above = band if above is None or band.evidence.shape[1] >= halo else _joined(above, band)
-        band = below
+    above: list[RowBand] = []  # at most `halo` rows
+    waiting: list[RowBand] = []  # the band to refine next, and those below it: one band may be lower than the halo
+    for band in itertools.chain(bands, [None]):
+        waiting += [band] if band else []
+        while waiting and (band is None or _height(waiting[1:]) >= halo):
+            current = waiting.pop(0)
+            down_to = _joined([*above, current])
+            context = _joined([down_to, *_first_rows(waiting, halo)])
+            top, stop = _height(above), _height([down_to])
+            refined = refine(context.evidence, context.values)[:, top:stop]
+            yield RowBand(current.row, refined, current.values, current.valid)
+            above = [down_to.rows(max(stop - halo, 0), stop)]
 
 
-def _first_rows(band: RowBand | None, rows: int) -> RowBand | None:
-    return band and RowBand(band.row, band.evidence[:, :rows], band.values[:, :rows], band.valid[:rows])
+def _height(bands: list[RowBand]) -> int:
+    return sum(len(band.valid) for band in bands)
 
 
-def _last_rows(band: RowBand | None, rows: int) -> RowBand | None:
-    return band and RowBand(band.row, band.evidence[:, -rows:], band.values[:, -rows:], band.valid[-rows:])
+def _first_rows(bands: list[RowBand], count: int) -> Iterator[RowBand]:
+    for band in bands:
+        if count > 0:
+            yield band.rows(0, count)
+        count -= len(band.valid)
 
 
-def _joined(above: RowBand, band: RowBand) -> RowBand:
-    pairs = ((above.evidence, band.evidence), (above.values, band.values))
-    evidence, values = (np.concatenate(pair, axis=1) for pair in pairs)
-    return RowBand(above.row, evidence, values, np.concatenate([above.valid, band.valid]))
+def _joined(bands: list[RowBand]) -> RowBand:
+    evidence, values = (np.concatenate(p, axis=1) for p in ([b.evidence for b in bands], [b.values for b in bands]))
+    return RowBand(bands[0].row, evidence, values, np.concatenate([b.valid for b in bands]))

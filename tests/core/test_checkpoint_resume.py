@@ -1,0 +1,205 @@
+"""Training that is interrupted and resumed equals training that is not, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from small_models import Diary, tagged_tiles, tiny_architecture
+from torch import Tensor, nn
+
+from sparsevit.errors import CancelledError, InputError
+from sparsevit.reporting import Reporter
+from sparsevit.training.classifier import ClassifierSettings, TrainedClassifier, train_classifier
+from sparsevit.training.loop import Phase, TrainingSettings, fit, make_fabric, seed_for
+from sparsevit.models.hardware import HardwareSettings
+
+TILES, _ = tagged_tiles(24)
+HELD_OUT, _ = tagged_tiles(8, seed=1)
+SHORT = ClassifierSettings(
+    heads_kept=0.5, epochs=3, gate_epochs=2, finetune_epochs=2, spectral_epochs=2, controls=False
+)
+STATISTICS = (torch.zeros(3), torch.ones(3))
+
+
+@pytest.fixture(scope="module")
+def fabric() -> Fabric:
+    return make_fabric(HardwareSettings(device="cpu", precision="32-true"))
+
+
+class StopAfter(Diary):
+    """Cancels once a number of epochs has been reported."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self.epochs = epochs
+
+    def cancelled(self) -> bool:
+        return sum(len(v) for k, v in self.metrics.items() if not k.endswith("validation_loss")) >= self.epochs
+
+
+def trained(fabric: Fabric, training: TrainingSettings, folder: Path | None = None, reporter: Reporter | None = None) -> TrainedClassifier:
+    return train_classifier(
+        tiny_architecture(), STATISTICS, TILES, HELD_OUT, SHORT, training, fabric, reporter or Reporter(), folder
+    )
+
+
+def assert_same(a: TrainedClassifier, b: TrainedClassifier) -> None:
+    first, second = a.model.state_dict(), b.model.state_dict()
+    assert list(first) == list(second)
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert a.head_mask == b.head_mask and a.scores == b.scores
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_a_run_interrupted_again_and_again_equals_an_uninterrupted_one(
+    fabric: Fabric, tmp_path: Path, optimiser: str
+) -> None:
+    training = TrainingSettings(optimiser=optimiser, batch=8, accumulation=2, learning_rate=3e-3)
+    expected = trained(fabric, training)
+    total = SHORT.spectral_epochs + SHORT.epochs + SHORT.gate_epochs + SHORT.finetune_epochs
+    for _ in range(total - 1):  # each of these runs ends after one more epoch, in every phase
+        torch.manual_seed(torch.seed() % 1000)  # whatever else the process drew
+        with pytest.raises(CancelledError):
+            trained(fabric, training, tmp_path, StopAfter(1))
+    assert_same(trained(fabric, training, tmp_path), expected)
+
+
+def test_an_interruption_in_the_middle_of_an_epoch_repeats_that_epoch(fabric: Fabric, tmp_path: Path) -> None:
+    training = TrainingSettings(batch=8)
+    asked = iter(range(10_000))
+
+    class InTheMiddle(Reporter):
+        def cancelled(self) -> bool:
+            return next(asked) >= 3 * 2 + 3 + 1  # spectral: 2 epochs of 3 steps; then the second step of epoch 2
+
+    with pytest.raises(CancelledError):
+        trained(fabric, training, tmp_path, InTheMiddle())
+    assert_same(trained(fabric, training, tmp_path), trained(fabric, training))
+
+
+def test_the_same_seed_gives_the_same_classifier_and_another_seed_another(fabric: Fabric) -> None:
+    first = trained(fabric, TrainingSettings(seed=1))
+    assert_same(first, trained(fabric, TrainingSettings(seed=1)))
+    other = trained(fabric, TrainingSettings(seed=2)).model.state_dict()
+    assert any(not torch.equal(v, other[k]) for k, v in first.model.state_dict().items() if k.startswith("spectral"))
+
+
+def test_epochs_draw_different_orders_and_phases_too() -> None:
+    settings = TrainingSettings()
+    seeds = {seed_for(settings, phase, epoch) for phase in ("a", "b") for epoch in range(20)}
+    assert len(seeds) == 40
+
+
+def test_exactly_the_heads_asked_for_survive(fabric: Fabric) -> None:
+    result = trained(fabric, TrainingSettings())
+    assert sum(map(sum, result.head_mask)) == 2
+    assert result.model.vit is not None and sum(result.model.vit.config.heads) == 2
+    assert result.model.architecture.vit == result.model.vit.config
+
+
+# --- one phase --------------------------------------------------------------------------------------------------------
+
+
+def line(seed: int = 0) -> tuple[nn.Linear, Tensor, Tensor]:
+    torch.manual_seed(seed)
+    x = torch.randn(32, 3)
+    return nn.Linear(3, 1), x, x @ torch.tensor([[1.0], [-2.0], [0.5]])
+
+
+def phase_of(network: nn.Linear, x: Tensor, y: Tensor, epochs: int, validation: Iterator[float] | None = None) -> Phase:
+    return Phase(
+        "line",
+        network,
+        lambda p: (network(x[p]) - y[p]).square().mean(),
+        len(x),
+        epochs,
+        validate=(lambda: next(validation)) if validation else None,
+    )
+
+
+def test_training_fits_what_can_be_fitted(fabric: Fabric) -> None:
+    network, x, y = line()
+    fit(phase_of(network, x, y, 60), TrainingSettings(learning_rate=0.1, weight_decay=0), fabric, Reporter())
+    assert (network(x) - y).square().mean() < 1e-2
+    assert not network.training
+
+
+def test_accumulated_steps_equal_one_step_of_the_larger_batch(fabric: Fabric) -> None:
+    results = []
+    for batch, accumulation in ((8, 4), (32, 1)):
+        network, x, y = line()
+        settings = TrainingSettings(optimiser="sgd", batch=batch, accumulation=accumulation, learning_rate=0.01)
+        fit(phase_of(network, x, y, 3), settings, fabric, Reporter())
+        results.append(network.weight.detach().clone())
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_early_stopping_keeps_the_best_weights(fabric: Fabric) -> None:
+    network, x, y = line()
+    weights: list[Tensor] = []
+    values = iter([3.0, 1.0, 2.0, 2.5, 0.0])
+
+    def validation() -> Iterator[float]:
+        for value in values:
+            weights.append(network.weight.detach().clone())
+            yield value
+
+    fit(phase_of(network, x, y, 10, validation()), TrainingSettings(patience=2), fabric, Reporter())
+    assert len(weights) == 4  # the best at the second epoch, then two that were no better
+    assert torch.equal(network.weight, weights[1])
+
+
+def test_without_patience_all_epochs_are_done(fabric: Fabric) -> None:
+    network, x, y = line()
+    diary = Diary()
+    fit(phase_of(network, x, y, 5, iter([1.0, 2.0, 3.0, 4.0, 5.0])), TrainingSettings(), fabric, diary)
+    assert len(diary.metrics["line_loss"]) == 5 and diary.fractions[-1] == 1
+
+
+def test_early_stopping_resumed_equals_uninterrupted(fabric: Fabric, tmp_path: Path) -> None:
+    training = TrainingSettings(patience=1, batch=8)
+    for epochs in (3, 4):
+        with pytest.raises(CancelledError):
+            trained(fabric, training, tmp_path, StopAfter(epochs - 2))
+    assert_same(trained(fabric, training, tmp_path), trained(fabric, training))
+
+
+# --- damaged checkpoints ----------------------------------------------------------------------------------------------
+
+
+def interrupted(fabric: Fabric, folder: Path) -> Path:
+    network, x, y = line()
+    with pytest.raises(CancelledError):
+        fit(phase_of(network, x, y, 4), TrainingSettings(), fabric, StopAfter(2), folder)
+    (file,) = folder.iterdir()
+    return file
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "flipped header"])
+def test_a_damaged_checkpoint_is_an_input_error(fabric: Fabric, tmp_path: Path, damage: str) -> None:
+    file = interrupted(fabric, tmp_path)
+    whole = file.read_bytes()
+    broken = {
+        "truncated": whole[: len(whole) // 2],
+        "empty": b"",
+        "text": b"no checkpoint at all, but a text of some length",
+        "flipped header": whole[:8] + b"\xff" + whole[9:],
+    }
+    file.write_bytes(broken[damage])
+    network, x, y = line()
+    with pytest.raises(InputError) as raised:
+        fit(phase_of(network, x, y, 4), TrainingSettings(), fabric, Reporter(), tmp_path)
+    assert raised.value.parameter == "resume" and file.name in raised.value.message
+
+
+def test_a_checkpoint_of_another_network_is_an_input_error(fabric: Fabric, tmp_path: Path) -> None:
+    interrupted(fabric, tmp_path)
+    network = nn.Linear(5, 1)
+    phase = Phase("line", network, lambda p: network(torch.ones(len(p), 5)).mean(), 8, 4)
+    with pytest.raises(InputError) as raised:
+        fit(phase, TrainingSettings(), fabric, Reporter(), tmp_path)
+    assert raised.value.parameter == "resume"

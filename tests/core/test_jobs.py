@@ -1,0 +1,387 @@
+"""The jobs end to end on a tiny scene: outputs, cancelling, radar, and what a user is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import shapely
+import torch
+from rasterio.windows import Window
+from small_models import CUTTING, REFINING, SCHEME, SIDE, TRAINING, Diary, tiny_model, write_place, write_tiny_model
+from small_rasters import SAMPLE, scheme, write_layer, write_raster
+
+from sparsevit.errors import CancelledError, InputError
+from sparsevit.geodata.scene import open_scene
+from sparsevit.geodata.tile_index import read_tile_index
+from sparsevit.jobs import JOBS, get_job
+from sparsevit.jobs.base import Result
+from sparsevit.mapping.predict import check_scene
+from sparsevit.models.landcover import LandCoverModel
+from sparsevit.models.model_file import load_model, read_card
+from sparsevit.reporting import Reporter
+from sparsevit.training.classifier import ClassifierSettings, architecture_for
+
+NODATA = 255
+FORMER = b"an output of an earlier run"
+
+
+def do(job: str, reporter: Reporter | None = None, **params: Any) -> Result:
+    """Run a job as the command line and the plugin do: from plain values."""
+    plain = {k: [str(v) for v in p] if isinstance(p, list) else str(p) if isinstance(p, Path) else p for k, p in params.items()}
+    return get_job(job).execute(plain, reporter or Reporter())
+
+
+def outputs(folder: Path) -> dict[str, Path]:
+    names = {"landcover": "tif", "pseudomask": "tif", "confidence": "tif", "tiles": "gpkg", "report": "html"}
+    names |= {"classifier_model": "safetensors", "model": "safetensors", "report_json": "json"}
+    return {name: folder / f"{name}.{suffix}" for name, suffix in names.items()}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    write_place(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def road(place: Path) -> tuple[Result, dict[str, Path], Diary]:
+    """The whole road, once."""
+    files, diary = outputs(place), Diary()
+    scene, classes = place / "scene.tif", place / "classes.tif"
+    tags = {"scene": [scene], "scheme": SCHEME, "source": "raster", "raster": classes, "reference": classes}
+    return do("map", diary, **tags, **CUTTING, **TRAINING, **REFINING, **files), files, diary
+
+
+# --- the whole road ---------------------------------------------------------------------------------------------------
+
+
+def test_one_request_writes_every_output_and_leaves_nothing_else(road: tuple[Any, dict[str, Path], Diary]) -> None:
+    result, files, _ = road
+    for name, path in files.items():
+        assert path.stat().st_size > 0
+        assert getattr(result, name) == str(path)
+    folder = files["landcover"].parent
+    side_files = {f.name + ".aux.xml" for f in files.values()}
+    assert {p.name for p in folder.iterdir()} - side_files == {f.name for f in files.values()} | {"scene.tif", "classes.tif"}
+
+
+def test_rasters_lie_on_the_grid_of_the_scene_and_hold_classes_of_the_tags(
+    road: tuple[Any, dict[str, Path], Diary], place: Path
+) -> None:
+    _, files, _ = road
+    with rasterio.open(place / "scene.tif") as scene:
+        for name in ("landcover", "pseudomask", "confidence"):
+            with rasterio.open(files[name]) as src:
+                assert (src.crs, src.transform, src.shape) == (scene.crs, scene.transform, scene.shape)
+                values = src.read(1)
+            if name == "confidence":
+                assert ((values >= 0) & (values <= 1)).all()
+            else:
+                assert set(np.unique(values)) <= {1, 6, 10, NODATA}
+    with rasterio.open(files["landcover"]) as src:
+        assert (src.read(1) != NODATA).all()
+        assert src.nodata == NODATA and src.colormap(1)[1][:3] == scheme().find(1).rgb
+
+
+def test_numbers_of_the_result_agree_with_the_files(road: tuple[Any, dict[str, Path], Diary]) -> None:
+    result, files, _ = road
+    card = read_card(files["classifier_model"])
+    model, landcover = load_model(files["model"], "landcover")
+    assert (result.heads_kept, result.heads_total) == (card.heads_kept, card.heads_total) == (7, 24)
+    assert sum(model.architecture.vit.heads) == 7
+    assert landcover.bands == ["B04", "B08"] and landcover.gsd == 10
+    assert sum(model.architecture.weights.values()) == pytest.approx(1)
+    assert sum(result.class_shares.values()) == pytest.approx(1)
+    assert 0 <= result.macro_f1 <= 1 and 0 <= result.miou <= 1
+    assert result.decision.startswith("Refinement")
+
+
+def test_progress_only_grows_and_reaches_the_end(road: tuple[Any, dict[str, Path], Diary]) -> None:
+    _, _, diary = road
+    assert diary.fractions[-1] == 1
+    assert all(b >= a - 1e-9 for a, b in zip(diary.fractions[:-1], diary.fractions[1:], strict=True))
+    assert len(set(diary.fractions)) > 20
+
+
+def test_pseudomask_holds_only_tagged_classes_inside_tagged_tiles(road: tuple[Any, dict[str, Path], Diary]) -> None:
+    _, files, _ = road
+    index = read_tile_index(files["tiles"])
+    assert index.scheme is not None
+    with rasterio.open(files["pseudomask"]) as src:
+        mask = src.read(1)
+    checked = 0
+    for window, tags in zip(index.windows(), index.tags(), strict=True):
+        if (tags < 0).any():
+            continue
+        inside = mask[window.toslices()]
+        allowed = {c for c, tag in zip(index.scheme.codes, tags, strict=True) if tag == 1}
+        assert set(np.unique(inside)) <= allowed | {NODATA}
+        checked += 1
+    assert checked > 20
+
+
+def test_a_saved_model_maps_another_scene(road: tuple[Any, dict[str, Path], Diary], tmp_path: Path) -> None:
+    scene, _ = write_place(tmp_path, side=40)
+    for name in ("classifier_model", "model"):
+        target = tmp_path / f"{name}.tif"
+        result = do("predict", model=road[1][name], scene=[scene], output=target, probabilities=tmp_path / "p.tif", device="cpu")
+        with rasterio.open(target) as src, rasterio.open(tmp_path / "p.tif") as p:
+            assert src.shape == (40, 40)
+            np.testing.assert_allclose(p.read().sum(axis=0), 1, atol=1e-4)
+        assert result.megapixels == pytest.approx(0.0016)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("naming", ["rank", "assignment"])
+def test_the_published_recipe_paints_the_same_scene(
+    road: tuple[Any, dict[str, Path], Diary], tmp_path: Path, naming: str
+) -> None:
+    target, heads = tmp_path / "clusters.tif", tmp_path / "heads.tif"
+    kept = sum(read_card(road[1]["classifier_model"]).head_mask[-1])
+    result = do(
+        "pseudomask",
+        model=road[1]["classifier_model"],
+        tiles=road[1]["tiles"],
+        output=target,
+        method="clusters",
+        naming=naming,
+        reclassify=naming == "rank",
+        device="cpu",
+        **({"heads": heads} if kept else {}),
+    )
+    assert 0 < result.labelled_share <= 1  # type: ignore[attr-defined]
+    if kept:
+        with rasterio.open(heads) as src:
+            assert src.count == kept and (src.read() >= 0).all()
+
+
+# --- cancelling -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop_at", [0.0, 0.03, 0.2, 0.5, 0.57, 0.605])
+def test_a_cancelled_road_leaves_no_half_file_and_keeps_former_outputs(place: Path, tmp_path: Path, stop_at: float) -> None:
+    files = outputs(tmp_path)
+    for path in files.values():
+        path.write_bytes(FORMER)
+    scene, classes = place / "scene.tif", place / "classes.tif"
+    tags = {"scene": [scene], "scheme": SCHEME, "source": "raster", "raster": classes, "reference": classes}
+    with pytest.raises(CancelledError):
+        do("map", Diary(stop_at), **tags, **CUTTING, **TRAINING, **REFINING, **files)
+    assert {p.name.removesuffix(".aux.xml") for p in tmp_path.iterdir()} == {p.name for p in files.values()}
+    for name in ("landcover", "confidence", "model", "report", "report_json"):  # the last steps never began
+        assert files[name].read_bytes() == FORMER
+
+
+def test_a_cancelled_map_leaves_the_former_one_untouched(road: tuple[Any, dict[str, Path], Diary], tmp_path: Path) -> None:
+    scene, _ = write_place(tmp_path)
+    target = tmp_path / "map.tif"
+    target.write_bytes(FORMER)
+    with pytest.raises(CancelledError):
+        do("predict", Diary(0.3), model=road[1]["model"], scene=[scene], output=target, device="cpu")
+    assert target.read_bytes() == FORMER
+    assert {p.name for p in tmp_path.iterdir()} == {"map.tif", "scene.tif", "classes.tif"}
+
+
+def test_a_scene_that_turns_out_damaged_leaves_the_former_map_untouched(
+    road: tuple[Any, dict[str, Path], Diary], tmp_path: Path
+) -> None:
+    scene, _ = write_place(tmp_path)
+    scene.write_bytes(scene.read_bytes()[: scene.stat().st_size // 2])
+    target = tmp_path / "map.tif"
+    target.write_bytes(FORMER)
+    with pytest.raises(InputError) as raised:
+        do("predict", model=road[1]["model"], scene=[scene], output=target, device="cpu")
+    assert raised.value.parameter == "scene" and "scene.tif" in raised.value.message
+    assert target.read_bytes() == FORMER
+    assert {p.name for p in tmp_path.iterdir()} == {"map.tif", "scene.tif", "classes.tif"}
+
+
+# --- Sentinel-1 and Sentinel-2 ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def radar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of the sample place with radar."""
+    folder, home = tmp_path_factory.mktemp("radar"), SAMPLE / "terramesh"
+    tags = {"scheme": SCHEME, "source": "text", "layer": home / "tags.gpkg", "field": "classes"}
+    cutting = {"tile_size_m": 320, "block_size_m": 640, "gap_m": 0}
+    scene = [home / "s2.tif", home / "s1.tif"]
+    do("tiles", scene=scene, output=folder / "tiles.gpkg", footprints=home / "tags.gpkg", **cutting)
+    do("tag", tiles=folder / "tiles.gpkg", **tags)
+    do("train", tiles=folder / "tiles.gpkg", output=folder / "classifier.safetensors", **TRAINING)
+    return folder / "classifier.safetensors"
+
+
+def test_radar_and_optical_bands_are_all_inputs_of_the_classifier(radar: Path) -> None:
+    card = read_card(radar)
+    assert {"VV", "VH", "B02", "B12"} <= set(card.bands)
+    assert card.architecture.channels == len(card.bands) == 14
+
+
+def test_perturbing_vv_alone_changes_what_the_classifier_says(radar: Path) -> None:
+    model, card = load_model(radar)
+    home = SAMPLE / "terramesh"
+    with open_scene([home / "s2.tif", home / "s1.tif"]) as whole:
+        values = check_scene(whole, card).read(Window(64, 64, 32, 32))[0]
+    x = torch.from_numpy(values)[None]
+    louder = x.clone()
+    louder[:, card.bands.index("VV")] += 3  # dB
+    assert model.vit is not None
+    before, after = model.vit(model.normalise(x)), model.vit(model.normalise(louder))
+    assert (after.tags - before.tags).abs().max() > 1e-4
+    assert (model(louder) - model(x)).abs().max() > 1e-4
+
+
+def test_training_moves_the_weights_of_the_radar_bands(radar: Path) -> None:
+    model, card = load_model(radar)
+    torch.manual_seed(0)
+    start = LandCoverModel(architecture_for(14, card.architecture.classes, 32, 10.0, ClassifierSettings()))
+    assert model.vit is not None and start.vit is not None
+    for band in ("VV", "VH", "B08"):
+        k = card.bands.index(band)
+        moved = (model.vit.patch_embed.weight[:, k] - start.vit.patch_embed.weight[:, k]).abs().mean()
+        assert moved > 1e-4, band
+
+
+# --- what cannot work -------------------------------------------------------------------------------------------------
+
+
+def cut(place: Path, folder: Path) -> Path:
+    do("tiles", scene=[place / "scene.tif"], output=folder / "tiles.gpkg", **CUTTING)
+    return folder / "tiles.gpkg"
+
+
+def test_a_class_that_is_never_present_is_named(place: Path, tmp_path: Path) -> None:
+    tiles = cut(place, tmp_path)
+    with pytest.raises(InputError, match="Snow/Ice") as raised:
+        do("tag", tiles=tiles, scheme=SCHEME, source="raster", raster=place / "classes.tif", classes=["Forest", "Snow/Ice"])
+    assert raised.value.parameter == "classes"
+
+
+def test_a_class_absent_from_the_training_split_is_named(place: Path, tmp_path: Path) -> None:
+    tiles = cut(place, tmp_path)
+    index = read_tile_index(tiles)
+    held_out = (index.frame["split"] == "validation").to_numpy()
+    texts = np.where(held_out, "Forest, Water", "Forest")
+    layer = write_layer(tmp_path / "tags.gpkg", list(index.frame.geometry), crs=index.frame.crs, classes=list(texts))
+    do("tag", tiles=tiles, scheme=SCHEME, source="text", layer=layer, field="classes")
+    with pytest.raises(InputError, match="Water") as raised:
+        do("train", tiles=tiles, output=tmp_path / "model.safetensors", **TRAINING)
+    assert raised.value.parameter == "classes"
+
+
+def test_tiles_without_tags_cannot_be_trained_on(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as raised:
+        do("train", tiles=cut(place, tmp_path), output=tmp_path / "model.safetensors", **TRAINING)
+    assert raised.value.parameter == "tiles"
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_tags_of_another_place_are_refused(place: Path, tmp_path: Path) -> None:
+    far = write_layer(tmp_path / "far.gpkg", [shapely.box(600000, 4200000, 600160, 4200160)], classes=["Forest"])
+    with pytest.raises(InputError) as raised:
+        do("tag", tiles=cut(place, tmp_path), scheme=SCHEME, source="text", layer=far, field="classes")
+    assert raised.value.parameter == "layer"
+
+
+def test_a_band_that_the_scene_lacks_is_named(tmp_path: Path) -> None:
+    scene, _ = write_place(tmp_path, side=40)
+    model = write_tiny_model(tmp_path / "m.safetensors", scheme().subset([1, 6, 10]).to_json(), ["B04", "B11"])
+    with pytest.raises(InputError, match="B11") as raised:
+        do("predict", model=model, scene=[scene], output=tmp_path / "map.tif")
+    assert raised.value.parameter == "scene"
+
+
+def test_a_band_that_the_tile_index_lacks_is_named(road: tuple[Any, dict[str, Path], Diary], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="B99") as raised:
+        do("train", tiles=road[1]["tiles"], bands=["B04", "B99"], output=tmp_path / "m.safetensors", **TRAINING)
+    assert raised.value.parameter in ("tiles", "bands")
+
+
+def test_a_scene_of_another_resolution_is_refused(tmp_path: Path) -> None:
+    scene = write_raster(tmp_path / "coarse.tif", np.ones((2, 20, 20), np.float32), gsd=20, names=["B04", "B08"])
+    model = write_tiny_model(tmp_path / "m.safetensors", scheme().subset([1, 6, 10]).to_json(), ["B04", "B08"])
+    with pytest.raises(InputError, match="20 m") as raised:
+        do("predict", model=model, scene=[scene], output=tmp_path / "map.tif")
+    assert raised.value.parameter == "scene"
+
+
+def test_a_landcover_model_is_no_classifier(road: tuple[Any, dict[str, Path], Diary], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="landcover") as raised:
+        do("pseudomask", model=road[1]["model"], tiles=road[1]["tiles"], output=tmp_path / "mask.tif")
+    assert raised.value.parameter == "model"
+
+
+def test_two_outputs_cannot_be_one_file(place: Path, tmp_path: Path) -> None:
+    files = outputs(tmp_path)
+    with pytest.raises(InputError, match="same file") as raised:
+        do("map", scene=[place / "scene.tif"], scheme=SCHEME, **{**files, "report": None, "confidence": files["landcover"]})
+    assert raised.value.parameter == "confidence"
+
+
+@pytest.mark.parametrize(
+    ("changes", "parameter"),
+    [
+        ({"landcover": "nowhere/map.tif"}, "landcover"),
+        ({"model": "map.txt"}, "model"),
+        ({"report": "report.html"}, "reference"),
+        ({"heads_kept": 0}, "heads_kept"),
+        ({"epochs": "many"}, "epochs"),
+        ({"optimizer": "adam"}, "optimizer"),
+        ({"scene": None}, "scene"),
+    ],
+)
+def test_a_request_that_cannot_work_is_refused_before_any_work(
+    place: Path, tmp_path: Path, changes: dict[str, Any], parameter: str
+) -> None:
+    request = {"scene": [place / "scene.tif"], "scheme": SCHEME, **outputs(tmp_path), "report": None}
+    changes = {k: tmp_path / v if k in request and isinstance(v, str) else v for k, v in changes.items()}
+    with pytest.raises(InputError) as raised:
+        do("map", **{**request, **changes})
+    assert raised.value.parameter == parameter
+    assert not list(tmp_path.iterdir())
+
+
+def test_flat_and_nested_requests_mean_the_same() -> None:
+    job = get_job("train")
+    files = {"tiles": "t.gpkg", "output": "m.safetensors"}
+    flat = job.parse({**files, "epochs": 3, "batch": 4})
+    assert flat == job.parse({**files, "classifier": {"epochs": 3}, "training": {"batch": 4}})
+    assert flat == job.parse({**files, "classifier": {"epochs": 3}, "batch": 4})
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_every_value_a_user_may_set_is_described_and_named_once(name: str) -> None:
+    leaves = list(get_job(name).request.leaves())
+    names = [leaf for _, leaf, _ in leaves]
+    assert len(names) == len(set(names))
+    assert all(field.description and field.description.endswith(".") for _, _, field in leaves)
+
+
+def test_an_unknown_job_is_an_input_error() -> None:
+    with pytest.raises(InputError, match="knit"):
+        get_job("knit")
+
+
+def test_an_empty_scene_gives_an_empty_map(tmp_path: Path) -> None:
+    scene = write_raster(tmp_path / "void.tif", np.full((2, 40, 40), -1, np.float32), names=["B04", "B08"], nodata=-1)
+    model = write_tiny_model(tmp_path / "m.safetensors", scheme().subset([1, 6, 10]).to_json(), ["B04", "B08"])
+    assert tiny_model().architecture.tile == SIDE
+    try:
+        do("predict", model=model, scene=[scene], output=tmp_path / "map.tif", device="cpu")
+    except InputError as err:  # said plainly
+        assert err.parameter == "scene"
+        assert not (tmp_path / "map.tif").exists()
+    else:
+        with rasterio.open(tmp_path / "map.tif") as src:
+            assert (src.read(1) == NODATA).all()
+
+
+def test_tiles_of_the_index_are_an_ordinary_layer(road: tuple[Any, dict[str, Path], Diary]) -> None:
+    frame = geopandas.read_file(road[1]["tiles"])
+    assert {"split", "has_forest", "has_water"} <= set(frame.columns)
