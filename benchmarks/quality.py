@@ -179,7 +179,7 @@ def rows(bench: Bench) -> dict[str, dict[str, float | str]]:
         return bench.predict(output, "refined")
 
     add("refined map", "default", refined, train_seconds)
-    supervised = RefinementSettings(refine_epochs=epochs, fraction_weight=0.0, label_smoothing=0.0)
+    supervised = RefinementSettings(refine_epochs=epochs, fraction_weight=0.0, label_smoothing=0.0, mask_weight=1.0)
     add("U-Net, true masks", "supervised", lambda: unet("unet_masks", true_masks(bench, data), supervised))
     print(trained.model_dump_json(), flush=True)
     return table
@@ -236,7 +236,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="sparsevit-quality-") as folder:
             tables.append(rows(Bench(options.data.resolve(), Path(folder), seed, options.epochs)))
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps({"seeds": options.seeds, "rows": summary(tables), "runs": tables}, indent=1))
+        options.output.write_text(
+            json.dumps({"seeds": options.seeds, "rows": summary(tables), "runs": tables}, indent=1)
+        )
     print(f"\n{'method':38s} {'role':11s} {'mIoU':>15s} {'OA':>15s} {'AA':>15s} {'s':>6s}")
     for row in summary(tables):
         cells = (f"{row[f'{m}_mean']:.3f} ± {row[f'{m}_sd']:.3f}" for m in ("miou", "oa", "aa"))

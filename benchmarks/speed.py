@@ -155,8 +155,24 @@ def measure_speed(folder: Path, quick: bool) -> list[Line]:
     cost = times["pseudomask"] / times["classifier"]
     throughput = times["model"] / times["predict"]
     return [
-        Line("pseudomask time / forward passes", cost, "≤ 1.3", cost <= 1.3, times["pseudomask"], times["classifier"], "s"),
-        Line("predict / forward pass throughput", throughput, "≥ 0.8", throughput >= 0.8, times["predict"], times["model"], "s"),
+        Line(
+            "pseudomask time / forward passes",
+            cost,
+            "≤ 1.3",
+            cost <= 1.3,
+            times["pseudomask"],
+            times["classifier"],
+            "s",
+        ),
+        Line(
+            "predict / forward pass throughput",
+            throughput,
+            "≥ 0.8",
+            throughput >= 0.8,
+            times["predict"],
+            times["model"],
+            "s",
+        ),
     ]
 
 
@@ -246,7 +262,11 @@ def main() -> None:
         lines = [*measure_speed(Path(folder), arguments.quick), *measure_memory(Path(folder), arguments.quick)]
     show(lines)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    facts = {"quick": arguments.quick, "threads": torch.get_num_threads(), "device": str(resolve_device(HardwareSettings()))}
+    facts = {
+        "quick": arguments.quick,
+        "threads": torch.get_num_threads(),
+        "device": str(resolve_device(HardwareSettings())),
+    }
     arguments.output.write_text(json.dumps({**facts, "lines": [asdict(line) for line in lines]}, indent=2), "utf-8")
 
 

@@ -44,6 +44,7 @@ class QgisProcess:
             **os.environ,
             "QGIS_PLUGINPATH": str(build / "plugins"),
             "QGIS_CUSTOM_CONFIG_PATH": str(settings),
+            "SPARSEVIT_PYTHON": sys.executable,  # this script runs in the engine's environment
             "QT_QPA_PLATFORM": "offscreen",
         }
         self._call("plugins", "enable", "sparsevit_qgis")

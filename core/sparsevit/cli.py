@@ -95,6 +95,12 @@ def _option_type(annotation: Any) -> Any:
     return annotation
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 def build(names: list[str]) -> typer.Typer:
     """The application; only the jobs named get their options, because importing a job may take seconds."""
     app = typer.Typer(
@@ -120,11 +126,10 @@ def build(names: list[str]) -> typer.Typer:
     @app.callback()
     def common(
         verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show metrics while training.")] = False,
-        version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+        version: Annotated[
+            bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)
+        ] = False,
     ) -> None:
-        if version:
-            typer.echo(__version__)
-            raise typer.Exit
         level = logging.DEBUG if verbose else logging.INFO
         logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
         logger.setLevel(level)

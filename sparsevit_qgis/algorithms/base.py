@@ -11,6 +11,7 @@ from ..engine import interpreter, worker
 from ..text import resource, tr
 from . import checks, layers
 from .request import destinations_of, request_of
+from .wording import in_words_of_qgis
 
 
 class EngineAlgorithm(QgsProcessingAlgorithm):
@@ -81,7 +82,11 @@ class EngineAlgorithm(QgsProcessingAlgorithm):
     def processAlgorithm(self, parameters, context, feedback):
         outputs = destinations_of(self, parameters, context)
         request = self.job_request(self._inputs, outputs)
-        result = worker.run_job(interpreter.find(), self.JOB, request, feedback)
+        try:
+            result = worker.run_job(interpreter.find(), self.JOB, request, feedback)
+        except QgsProcessingException as err:
+            names = {definition.name() for definition in self.parameterDefinitions()}
+            raise QgsProcessingException(in_words_of_qgis(str(err), names)) from err
         self.tell(result, feedback)
         layers.arrange(self, outputs, context)
         return {**outputs, **{name: result.get(field) for name, field, _label in self.numbers()}}

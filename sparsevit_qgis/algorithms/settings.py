@@ -169,7 +169,7 @@ def classifier():
                     "SPECTRAL_EPOCHS",
                     tr("Spectral epochs"),
                     tr("Epochs of the small per-pixel network that adds colour to the transformer's evidence."),
-                    30,
+                    40,
                     1,
                 ),
                 switch(
@@ -267,7 +267,7 @@ def pseudomask():
                 "IGNORE_MARGIN",
                 tr("Ignore margin"),
                 tr("Pixels whose best two classes are closer than this in probability (0–1) are left without a class."),
-                0.1,
+                0.4,
             ),
             switch(
                 "RECLASSIFY",
@@ -331,7 +331,14 @@ def refinement():
                     "LABEL_SMOOTHING",
                     tr("Label smoothing"),
                     tr("How far the pseudomasks are distrusted (0–1)."),
-                    0.1,
+                    0.05,
+                ),
+                number(
+                    "MASK_WEIGHT",
+                    tr("Weight of the masks"),
+                    tr("Weight of the loss on the masks, in which rare classes count more."),
+                    0.3,
+                    0.0,
                 ),
                 number(
                     "FRACTION_WEIGHT",
@@ -345,7 +352,7 @@ def refinement():
                     "MIN_CONFIDENCE",
                     tr("Smallest confidence"),
                     tr("Pixels of the next round's masks below this probability (0–1) are ignored."),
-                    0.6,
+                    0.75,
                 ),
                 share(
                     "STOP_CHANGE",

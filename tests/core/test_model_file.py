@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sparsevit
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from small_models import tiny_architecture, tiny_model
 from small_rasters import scheme
 
+import sparsevit
 from sparsevit.errors import InputError
 from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.model_file import CARD_KEY, ModelCard, load_model, read_card, save_model

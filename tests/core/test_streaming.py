@@ -18,8 +18,9 @@ from torch import Tensor
 
 from sparsevit.errors import CancelledError, ResourceError
 from sparsevit.geodata.scene import open_scene
+from sparsevit.mapping import streaming
 from sparsevit.mapping.predict import confidence_of
-from sparsevit.mapping.streaming import BatchRunner, RowBand, blending_weight, sharpened, starts, stream
+from sparsevit.mapping.streaming import BatchRunner, RowBand, blending_weight, sharpened, starts, stream, sweep
 from sparsevit.models.edges import REACH, adaptive_refinement
 from sparsevit.reporting import Reporter
 
@@ -220,6 +221,46 @@ def test_context_stays_small_however_many_thin_bands_there_are() -> None:
     assert max(heights) == 7 + 1 + 7
 
 
+# --- stripes ----------------------------------------------------------------------------------------------------------
+
+
+def positional(tiles: Tensor, _: list[Window]) -> Tensor:
+    """Evidence that depends on the place in the tile, so that tiles at other places would show."""
+    side = tiles.shape[-1]
+    ramp = torch.arange(side * side, dtype=torch.float32).reshape(side, side) / side**2
+    first = torch.sigmoid(torch.nan_to_num(tiles[:, :1]) + 4 * ramp)
+    return torch.cat([first, 1 - first], dim=1)
+
+
+def adaptive(p: np.ndarray, values: np.ndarray) -> np.ndarray:
+    bands = torch.from_numpy(np.nan_to_num(values))[None]
+    return adaptive_refinement(torch.from_numpy(p)[None], bands, 0.8)[0].numpy()
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 120), OVERLAPS, st.integers(1, 60), st.booleans())
+def test_stripes_of_any_width_come_out_as_one(width: int, overlap: float, stripe: int, refines: bool) -> None:
+    values = values_of(21, width)
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        path = write_raster(Path(folder) / "scene.tif", values, nodata=np.nan)
+        results = []
+        for columns in (1000, stripe):
+            patch.setattr(streaming, "STRIPE_WIDTH", columns)
+            out = {name: np.full((n, 21, width), np.nan, np.float32) for name, n in (("evidence", 2), ("values", 2))}
+            with open_scene([path]) as scene:
+                runner, area = BatchRunner(positional, 4, Reporter()), Window(0, 0, width, 21)
+                more = (adaptive, REACH) if refines else ()
+                for band in sweep(scene, area, 8, overlap, 2, runner, Reporter(), *more):
+                    assert band.valid.all() and band.evidence.shape[1:] == band.valid.shape
+                    for name, whole in out.items():
+                        place = (slice(None), *band.window.toslices())
+                        assert np.isnan(whole[place]).all()
+                        whole[place] = getattr(band, name)
+            results.append(out)
+    np.testing.assert_allclose(results[1]["evidence"], results[0]["evidence"], atol=2e-6)
+    np.testing.assert_array_equal(results[1]["values"], values)
+
+
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
@@ -255,25 +296,29 @@ def test_other_errors_are_not_taken_for_memory() -> None:
         streamed(values_of(16, 16), broken)
 
 
-def peak(height: int, folder: Path) -> int:
+def peak(height: int, width: int, folder: Path) -> int:
     """Most bytes of arrays at one time while a raster is streamed and refined."""
-    path = write_raster(folder / f"{height}.tif", values_of(height, 512), tiled=True, blockxsize=64, blockysize=16)
+    path = write_raster(folder / "scene.tif", values_of(height, width), tiled=True, blockxsize=64, blockysize=16)
     with open_scene([path]) as scene:
         runner = BatchRunner(pixelwise, 4, Reporter())
-        area = Window(0, 0, 512, height)
+        area = Window(0, 0, width, height)
         tracemalloc.start()
         try:
-            for _ in sharpened(stream(scene, area, 16, 0.5, 2, runner, Reporter()), lambda p, _: p, REACH):
+            for _ in sweep(scene, area, 16, 0.5, 2, runner, Reporter(), lambda p, _: p, REACH):
                 pass
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
 
 
-def test_memory_does_not_follow_the_height_of_the_raster(tmp_path: Path) -> None:
-    peak(64, tmp_path)  # what is allocated once
+@pytest.mark.parametrize(("height", "width"), [(1600, 512), (160, 5120)])
+def test_memory_follows_neither_height_nor_width(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, height: int, width: int
+) -> None:
+    monkeypatch.setattr(streaming, "STRIPE_WIDTH", 256)
+    peak(64, 512, tmp_path)  # what is allocated once
     cycles = 200_000  # small objects that wait for the garbage collector
-    assert peak(1600, tmp_path) < peak(160, tmp_path) + cycles
+    assert peak(height, width, tmp_path) < peak(160, 1024, tmp_path) + cycles
 
 
 def test_a_cancelled_run_stops_at_the_next_batch() -> None:

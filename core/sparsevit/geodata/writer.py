@@ -27,15 +27,15 @@ OVERVIEW_SMALLEST = 256
 
 
 class RasterWriter:
-    """Writes whole rows of a raster from top to bottom."""
+    """Writes rows of a raster, or of a stripe of it, from top to bottom."""
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
 
-    def write_rows(self, row: int, values: npt.NDArray[Any]) -> None:
-        """Write `[height, width]` or `[bands, height, width]` at `row` (pixels from the top)."""
+    def write_rows(self, row: int, values: npt.NDArray[Any], col: int = 0) -> None:
+        """Write `[height, width]` or `[bands, height, width]` at `row` from the top, `col` from the left (pixels)."""
         block = values if values.ndim == 3 else values[None]
-        self._dataset.write(block, window=Window(0, row, block.shape[2], block.shape[1]))
+        self._dataset.write(block, window=Window(col, row, block.shape[2], block.shape[1]))
 
 
 @contextmanager

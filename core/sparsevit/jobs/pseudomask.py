@@ -21,7 +21,7 @@ from sparsevit.geodata.writer import class_raster, float_raster, share_by_class
 from sparsevit.jobs.base import Job, Request, Result, absolute
 from sparsevit.labels.allowed import allowed_classes
 from sparsevit.mapping.predict import check_scene, edge_refiner
-from sparsevit.mapping.streaming import BatchRunner, sharpened, stream
+from sparsevit.mapping.streaming import BatchRunner, sweep
 from sparsevit.models.edges import REACH, EdgeSettings
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.landcover import LandCoverModel
@@ -161,15 +161,16 @@ def paint_scene(
             if source.confidence
             else None
         )
-        rows = stream(scene, area, side, settings.pseudomask_overlap, len(scheme.codes), runner, reporter)
-        for band in sharpened(rows, edge_refiner(model, request.edge), REACH):
-            window = Window(area.col_off, area.row_off + band.row, band.valid.shape[1], band.valid.shape[0])
+        overlap, refine = settings.pseudomask_overlap, edge_refiner(model, request.edge)
+        for band in sweep(scene, area, side, overlap, len(scheme.codes), runner, reporter, refine, REACH):
+            at = band.window
+            window = Window(area.col_off + at.col_off, area.row_off + at.row_off, at.width, at.height)
             best, margin = label(band.evidence, allowed(window), settings.ignore_margin)
             painted = np.where(band.valid, codes[best], NODATA).astype(np.uint8)
             counts += np.bincount(painted[band.valid], minlength=256)
-            classes.write_rows(band.row, painted)
+            classes.write_rows(band.row, painted, band.col)
             if confidence:
-                confidence.write_rows(band.row, np.where(band.valid, margin, np.nan).astype(np.float32))
+                confidence.write_rows(band.row, np.where(band.valid, margin, np.nan).astype(np.float32), band.col)
         if counts.sum() == 0:
             raise InputError(
                 f"{scene.paths[0]} has no pixel with data.", "scene", "Check the nodata value and the extent."
@@ -197,10 +198,10 @@ def _write_heads(
     settings = request.pseudomask
     runner = BatchRunner(head_evidence(model, request.hardware), settings.pseudomask_batch, reporter)
     with float_raster(path, scene.grid.crop(area), names, tags) as writer:
-        for band in stream(
+        for band in sweep(
             scene, area, model.architecture.tile, settings.pseudomask_overlap, len(names), runner, reporter
         ):
-            writer.write_rows(band.row, np.where(band.valid, band.evidence, np.nan))
+            writer.write_rows(band.row, np.where(band.valid, band.evidence, np.nan), band.col)
 
 
 JOB = Job("pseudomask", PseudomaskRequest, run)

@@ -21,7 +21,7 @@ from sparsevit.errors import InputError
 from sparsevit.geodata.legend import NODATA, ClassScheme
 from sparsevit.geodata.scene import BoolArray, FloatArray, Grid, Scene
 from sparsevit.geodata.writer import RasterWriter, class_raster, float_raster
-from sparsevit.mapping.streaming import BatchRunner, Evaluate, RowBand, sharpened, stream
+from sparsevit.mapping.streaming import BatchRunner, Evaluate, RowBand, sweep
 from sparsevit.models.edges import REACH, EdgeSettings, sharpen
 from sparsevit.models.hardware import HardwareSettings, autocast, resolve_device
 from sparsevit.models.landcover import LandCoverModel
@@ -142,16 +142,16 @@ def write_map(
         confidence = _optional(stack, files.confidence, grid, ["Confidence"], provenance, settings.cog)
         shares = _optional(stack, files.probabilities, grid, scheme.names, provenance, settings.cog)
         side = model.architecture.tile
-        rows = stream(scene, area, side, settings.overlap, len(codes), runner, reporter)
-        for band in sharpened(rows, edge_refiner(model, edges), REACH):
+        refine = edge_refiner(model, edges)
+        for band in sweep(scene, area, side, settings.overlap, len(codes), runner, reporter, refine, REACH):
             keep = band.valid if mask is None else band.valid & inside(mask, grid, band)
             labels = np.where(keep, codes[band.evidence.argmax(axis=0)], NODATA)
             counts += np.bincount(labels.ravel(), minlength=256)
-            classes.write_rows(band.row, labels.astype(np.uint8))
+            classes.write_rows(band.row, labels.astype(np.uint8), band.col)
             if confidence:
-                confidence.write_rows(band.row, np.where(keep, confidence_of(band.evidence), np.nan))
+                confidence.write_rows(band.row, np.where(keep, confidence_of(band.evidence), np.nan), band.col)
             if shares:
-                shares.write_rows(band.row, np.where(keep, band.evidence, np.nan))
+                shares.write_rows(band.row, np.where(keep, band.evidence, np.nan), band.col)
         check_any_data(counts, scene)
     return counts
 
@@ -182,7 +182,6 @@ def _optional(
 
 def inside(mask: list[shapely.Geometry], grid: Grid, band: RowBand) -> BoolArray:
     """Which pixels of a band lie in one of the polygons `[rows, width]`."""
-    rows, width = band.valid.shape
-    transform = grid.crop(Window(0, band.row, width, rows)).transform
-    covered: BoolArray = geometry_mask(mask, (rows, width), transform, invert=True)
+    transform = grid.crop(band.window).transform
+    covered: BoolArray = geometry_mask(mask, band.valid.shape, transform, invert=True)
     return covered

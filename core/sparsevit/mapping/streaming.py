@@ -1,10 +1,10 @@
-"""From tiles to a scene: overlapping tiles, smooth blending, streamed rows."""
+"""From tiles to a scene: overlapping tiles, smooth blending, streamed rows of stripes of bounded width."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,26 +20,46 @@ Evaluate = Callable[[Tensor, list[Window]], Tensor]
 """From raw tiles `[B, C, side, side]` (NaN for nodata) and their windows to evidence `[B, K, side, side]`."""
 
 
+Refine = Callable[[FloatArray, FloatArray], FloatArray]
+"""From evidence `[K, H, W]` and raw bands `[C, H, W]` to evidence `[K, H, W]`."""
+
+STRIPE_WIDTH = 2048
+"""Columns that are finished in one go from top to bottom; a multiple of the block size of the rasters written."""
+
+
 @dataclass(frozen=True)
 class RowBand:
-    """Finished rows of an area.
+    """Finished rows of a stripe of an area.
 
     Attributes:
         row: First row, from the top of the area.
         evidence: Blended evidence `[K, rows, width]`.
         values: Raw bands `[C, rows, width]`, NaN for nodata.
         valid: `[rows, width]`.
+        col: First column, from the left of the area.
     """
 
     row: int
     evidence: FloatArray
     values: FloatArray
     valid: BoolArray
+    col: int = 0
+
+    @property
+    def window(self) -> Window:
+        """Where the rows lie in the area."""
+        return Window(self.col, self.row, self.valid.shape[1], self.valid.shape[0])
 
     def rows(self, start: int, stop: int) -> RowBand:
         """Some of the rows."""
         rows = slice(start, stop)
-        return RowBand(self.row + start, self.evidence[:, rows], self.values[:, rows], self.valid[rows])
+        return RowBand(self.row + start, self.evidence[:, rows], self.values[:, rows], self.valid[rows], self.col)
+
+    def columns(self, start: int, stop: int) -> RowBand:
+        """Some of the columns."""
+        cols = slice(start, stop)
+        evidence, values, valid = self.evidence[..., cols], self.values[..., cols], self.valid[:, cols]
+        return RowBand(self.row, evidence, values, valid, self.col + start)
 
 
 def starts(length: int, side: int, stride: int) -> npt.NDArray[np.int64]:
@@ -97,7 +117,7 @@ def _is_out_of_memory(err: BaseException) -> bool:
 def stream(
     scene: Scene, area: Window, side: int, overlap: float, classes: int, runner: BatchRunner, reporter: Reporter
 ) -> Iterator[RowBand]:
-    """Evaluate overlapping tiles of an area and yield its rows from top to bottom.
+    """Evaluate overlapping tiles of an area and yield its rows from top to bottom, over its whole width.
 
     At any time one row of tiles is in memory: `side × width × (bands + classes)` numbers. Tiles without a valid
     pixel are not evaluated. Tiles of areas smaller than `side` are padded by nodata.
@@ -154,14 +174,12 @@ def _fetcher(strip: FloatArray, cols: npt.NDArray[np.int64]) -> Callable[[slice]
     return lambda batch: torch.from_numpy(np.ascontiguousarray(view[:, :, cols[batch]].transpose(2, 0, 1, 3)))
 
 
-def sharpened(
-    bands: Iterator[RowBand], refine: Callable[[FloatArray, FloatArray], FloatArray], halo: int
-) -> Iterator[RowBand]:
+def sharpened(bands: Iterator[RowBand], refine: Refine, halo: int) -> Iterator[RowBand]:
     """Refine rows with `halo` rows of context above and below, so that no seam shows between bands of rows.
 
     Args:
         bands: Finished rows from top to bottom.
-        refine: From evidence `[K, H, W]` and raw bands `[C, H, W]` to evidence `[K, H, W]`; looks at most `halo` far.
+        refine: Looks at most `halo` far.
         halo: Rows of context.
     """
     above: list[RowBand] = []  # at most `halo` rows
@@ -192,3 +210,43 @@ def _first_rows(bands: list[RowBand], count: int) -> Iterator[RowBand]:
 def _joined(bands: list[RowBand]) -> RowBand:
     evidence, values = (np.concatenate(p, axis=1) for p in ([b.evidence for b in bands], [b.values for b in bands]))
     return RowBand(bands[0].row, evidence, values, np.concatenate([b.valid for b in bands]))
+
+
+def sweep(
+    scene: Scene,
+    area: Window,
+    side: int,
+    overlap: float,
+    classes: int,
+    runner: BatchRunner,
+    reporter: Reporter,
+    refine: Refine = lambda evidence, _: evidence,
+    halo: int = 0,
+) -> Iterator[RowBand]:
+    """Evaluate an area stripe by stripe, each from top to bottom, so that memory follows neither height nor width.
+
+    Every pixel comes out as if the area were one stripe: a stripe is evaluated with a margin in which lie all tiles
+    that touch it, at the places where they would lie without stripes.
+
+    Args:
+        scene: The scene.
+        area: Window of whole pixels to evaluate.
+        side: Side of a tile (pixels).
+        overlap: Overlap of neighbouring tiles (share of a tile).
+        classes: K, number of evidence channels.
+        runner: Evaluates the tiles.
+        reporter: Progress.
+        refine: See `sharpened`.
+        halo: How far `refine` looks (pixels).
+    """
+    width = int(area.width)
+    stride, margin = max(round(side * (1 - overlap)), 1), side + halo
+    first = range(0, width, STRIPE_WIDTH)
+    for k, start in enumerate(first):
+        stop = min(start + STRIPE_WIDTH, width)
+        left, right = max(start - margin, 0) // stride * stride, min(stop + margin, width)
+        part = Window(area.col_off + left, area.row_off, right - left, area.height)
+        rows = stream(scene, part, side, overlap, classes, runner, reporter.part(k / len(first), (k + 1) / len(first)))
+        for band in sharpened(rows, refine, halo) if halo else rows:
+            inner = band.columns(start - left, stop - left)
+            yield replace(inner, col=start)

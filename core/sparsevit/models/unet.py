@@ -54,7 +54,9 @@ class RefinementUNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Class logits `[B, K, H, W]` of normalised tiles `[B, C, H, W]` of any size."""
         height, width = x.shape[-2:]
-        pad = (0, -width % self.multiple, 0, -height % self.multiple)
+        # The deepest features need more than one pixel, or batch statistics of a single tile do not exist.
+        right, below = (max(-n % self.multiple, 2 * self.multiple - n) for n in (width, height))
+        pad = (0, right, 0, below)
         features = self.unet(F.pad(x, pad, mode="replicate") if any(pad) else x)[..., :height, :width]
         logits: Tensor = self.classifier(torch.cat([features, self.stem(x)], dim=1))
         return logits

@@ -55,7 +55,7 @@ class ClassifierSettings:
     distillation: float = Field(
         default=1.0, ge=0, description="Weight of staying close to the unpruned transformer while heads close."
     )
-    spectral_epochs: int = Field(default=30, ge=1, description="Epochs of the per-pixel spectral network.")
+    spectral_epochs: int = Field(default=40, ge=1, description="Epochs of the per-pixel spectral network.")
     controls: bool = Field(
         default=True, description="Also train the controls: random heads removed, no heads removed, all heads removed."
     )

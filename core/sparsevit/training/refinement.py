@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.unet import RefinementUNet
@@ -35,13 +35,16 @@ class RefinementSettings:
     encoder: str = Field(default="resnet18", description="Encoder name of segmentation_models_pytorch.")
     rounds: int = Field(default=2, ge=1, description="Rounds; each starts from the masks of the round before.")
     refine_epochs: int = Field(default=20, ge=1, description="Epochs of each round.")
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="Label smoothing of the cross-entropy.")
+    mask_weight: float = Field(
+        default=0.3, gt=0, description="Weight of the cross-entropy on the masks, in which rare classes count more."
+    )
+    label_smoothing: float = Field(default=0.05, ge=0, lt=1, description="Label smoothing of the cross-entropy.")
     fraction_weight: float = Field(
         default=1.0, ge=0, description="Weight of the class-fraction loss that ties each tile's prediction to its tags."
     )
     ema_decay: float = Field(default=0.98, ge=0, lt=1, description="Decay per step of the averaged teacher.")
     min_confidence: float = Field(
-        default=0.6, ge=0, lt=1, description="Pixels of the next round's masks below this probability are ignored."
+        default=0.75, ge=0, lt=1, description="Pixels of the next round's masks below this probability are ignored."
     )
     stop_change: float = Field(
         default=0.01,
@@ -165,8 +168,9 @@ def train_unet(
     torch.manual_seed(training.seed + number)
     a = model.architecture
     network = fabric.to_device(RefinementUNet(settings.encoder, a.channels, a.classes))
-    teacher = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=False)
+    teacher = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
     weights = balance(tiles.tags).to(fabric.device)
+    class_weight = None if masks is None else mask_balance(masks, a.classes).to(fabric.device)
 
     def loss(positions: Tensor) -> Tensor:
         tensors = [tiles.store.batch(positions)] + ([masks[positions]] if masks is not None else [])
@@ -179,8 +183,8 @@ def train_unet(
             return fraction
         total = settings.fraction_weight * fraction
         if (target[0] != IGNORE).any():
-            total = total + F.cross_entropy(
-                logits.float(), target[0], ignore_index=IGNORE, label_smoothing=settings.label_smoothing
+            total = total + settings.mask_weight * F.cross_entropy(
+                logits.float(), target[0], class_weight, ignore_index=IGNORE, label_smoothing=settings.label_smoothing
             )
         return total
 
@@ -193,19 +197,20 @@ def train_unet(
         after_step=lambda _: teacher.update_parameters(network),
     )
     fit(phase, training, fabric, reporter)
-    _refresh_statistics(teacher, model, tiles, fabric)
     averaged = teacher.module
     assert isinstance(averaged, RefinementUNet)
     return averaged.eval()
 
 
-def _refresh_statistics(
-    teacher: AveragedModel, model: LandCoverModel, tiles: TaggedTiles, fabric: Fabric, batch: int = 32
-) -> None:
-    """Averaged weights need batch statistics of their own."""
-    batches = (model.normalise(tiles.store.batch(p).to(fabric.device)) for p in torch.arange(len(tiles)).split(batch))
-    with fabric.autocast():
-        update_bn(batches, teacher)
+def mask_balance(masks: Tensor, classes: int) -> Tensor:
+    """Weight of each class `[K]` in the cross-entropy: inverse root of its share of the labelled pixels, mean 1.
+
+    The masks hold few pixels of rare classes and, being restricted to the tags, none where a class covers less than
+    the presence threshold; unweighted they teach the network to leave rare classes out.
+    """
+    counts = torch.bincount(masks[masks != IGNORE], minlength=classes).float().clamp_min(1)
+    weight = counts.rsqrt()
+    return weight / weight.mean()
 
 
 def _log_probabilities(

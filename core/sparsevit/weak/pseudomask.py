@@ -48,7 +48,7 @@ class PseudomaskSettings:
         default=0.3, ge=0, le=1, description="Weight of the spectral network against the transformer (0–1)."
     )
     ignore_margin: float = Field(
-        default=0.1,
+        default=0.4,
         ge=0,
         lt=1,
         description="Pixels whose best two classes are closer than this in probability are left unlabelled.",

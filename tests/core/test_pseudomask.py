@@ -1,0 +1,190 @@
+"""Pseudomasks: what a tile's tags allow, what is left unlabelled, and the recipe on whole tiles."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rasterio.windows import Window
+from small_models import SIDE, tiny_model
+
+from sparsevit.models.hardware import HardwareSettings
+from sparsevit.models.landcover import LandCoverModel
+from sparsevit.weak.pseudomask import (
+    IGNORE,
+    PseudomaskSettings,
+    evidence_weights,
+    head_evidence,
+    label,
+    paint_tiles,
+    tile_evidence,
+)
+
+CPU = HardwareSettings(device="cpu", precision="32-true")
+ALL = np.ones(3, bool)
+CLUSTERS = PseudomaskSettings(method="clusters")
+
+
+def dirichlet(classes: int, seed: int, side: int = 5) -> np.ndarray:
+    p = np.random.default_rng(seed).dirichlet(np.ones(classes), (side, side))
+    return p.transpose(2, 0, 1).astype(np.float32)
+
+
+def sharp_model(seed: int = 0) -> LandCoverModel:
+    """Untrained, with large weights, so that its heads and classes differ."""
+    torch.manual_seed(seed)
+    model = tiny_model()
+    assert model.vit is not None
+    for block in model.vit.blocks:
+        torch.nn.init.normal_(block.attn.qkv.weight, std=1.0)
+    torch.nn.init.normal_(model.vit.head[1].weight, std=1.0)
+    return model.requires_grad_(False)
+
+
+def tiles(count: int = 3, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, 2, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 6), st.integers(0, 200), st.floats(0, 0.9), st.data())
+def test_labels_are_allowed_classes_or_ignored(classes: int, seed: int, margin: float, data: st.DataObject) -> None:
+    allowed = np.random.default_rng(seed + 1).random((classes, 5, 5)) < 0.5
+    labels, confidence = label(dirichlet(classes, seed), allowed, margin)
+    restricted = allowed.any(axis=0)
+    for y, x in np.argwhere((labels != IGNORE) & restricted):
+        assert allowed[labels[y, x], y, x]
+    assert ((confidence >= 0) & (confidence <= 1)).all()
+
+
+@given(st.integers(2, 6), st.integers(0, 200), st.floats(0.01, 0.9))
+def test_pixels_between_two_classes_are_ignored(classes: int, seed: int, margin: float) -> None:
+    evidence = dirichlet(classes, seed)
+    labels, confidence = label(evidence, np.ones((classes, 5, 5), bool), margin)
+    ordered = np.sort(evidence, axis=0)
+    np.testing.assert_allclose(confidence, ordered[-1] - ordered[-2], atol=1e-6)
+    np.testing.assert_array_equal(labels == IGNORE, confidence < margin)
+    painted = labels != IGNORE
+    np.testing.assert_array_equal(labels[painted], evidence.argmax(axis=0)[painted])
+
+
+@given(st.integers(2, 6), st.integers(0, 200))
+def test_a_larger_margin_ignores_more(classes: int, seed: int) -> None:
+    evidence, allowed = dirichlet(classes, seed), np.ones((classes, 5, 5), bool)
+    low, high = (label(evidence, allowed, m)[0] for m in (0.1, 0.4))
+    assert ((high == IGNORE) | (high == low)).all()
+
+
+def test_evidence_for_a_class_that_the_tags_exclude_becomes_ignored_rather_than_second_best() -> None:
+    evidence = np.array([0.9, 0.06, 0.04], np.float32)[:, None, None]
+    allowed = np.array([False, True, True])[:, None, None]
+    labels, confidence = label(evidence, allowed, 0.1)
+    assert labels[0, 0] == IGNORE and confidence[0, 0] < 0.1
+
+
+def test_a_pixel_where_nothing_is_allowed_is_not_restricted() -> None:
+    labels, _ = label(np.array([0.1, 0.9], np.float32)[:, None, None], np.zeros((2, 1, 1), bool), 0.1)
+    assert labels[0, 0] == 1
+
+
+def test_a_single_class_is_certain() -> None:
+    labels, confidence = label(np.ones((1, 2, 2), np.float32), np.ones((1, 2, 2), bool), 0.5)
+    assert (labels == 0).all() and (confidence == 1).all()
+
+
+# --- evidence ---------------------------------------------------------------------------------------------------------
+
+
+def everything(window: Window) -> np.ndarray:
+    return np.ones((3, int(window.height), int(window.width)), bool)
+
+
+@pytest.mark.parametrize("method", ["evidence", "clusters"])
+def test_evidence_of_a_tile_sums_to_one(method: str) -> None:
+    evaluate = tile_evidence(sharp_model(), PseudomaskSettings(method=method), CPU, everything)  # type: ignore[arg-type]
+    out = evaluate(tiles(), [Window(0, 0, SIDE, SIDE)] * 3)
+    assert out.shape == (3, 3, SIDE, SIDE)
+    sums = out.sum(1)
+    assert (((sums - 1).abs() < 1e-5) | (sums == 0)).all()
+
+
+def test_evidence_does_not_depend_on_the_batch() -> None:
+    for method in ("evidence", "clusters"):
+        settings = PseudomaskSettings(method=method)  # type: ignore[arg-type]
+        evaluate = tile_evidence(sharp_model(), settings, CPU, everything)
+        windows = [Window(0, 0, SIDE, SIDE)] * 4
+        together = evaluate(tiles(4), windows)
+        alone = torch.cat([evaluate(t[None], windows[:1]) for t in tiles(4)])
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@given(st.floats(0, 1))
+def test_weights_of_the_evidence_sum_to_one(share: float) -> None:
+    weights = evidence_weights(tiny_model(), PseudomaskSettings(spectral_weight=share))
+    assert sum(weights.values()) == pytest.approx(1)
+    assert evidence_weights(LandCoverModel(replace(tiny_model().architecture, vit=None)), CLUSTERS) == {"spectral": 1.0}
+
+
+def test_joint_evidence_is_the_weighted_geometric_mean() -> None:
+    model, x = sharp_model(), tiles(2)
+    one, two = (model(x, {name: 1.0}) for name in ("vit", "spectral"))
+    joint = model(x, {"vit": 0.7, "spectral": 0.3})
+    torch.testing.assert_close(joint, (0.7 * one + 0.3 * two).log_softmax(1))
+
+
+def test_head_evidence_averages_to_one_without_the_class_token() -> None:
+    out = head_evidence(sharp_model(), CPU)(tiles(), [])
+    assert out.shape == (3, 2, SIDE, SIDE) and (out >= 0).all()
+    assert (out.mean((2, 3)) <= 1 + 1e-4).all()
+
+
+def test_nodata_in_a_tile_gives_finite_evidence() -> None:
+    x = tiles()
+    x[:, :, :4] = torch.nan
+    assert tile_evidence(sharp_model(), PseudomaskSettings(), CPU, everything)(x, []).isfinite().all()
+
+
+# --- clusters on whole tiles --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("naming", ["rank", "assignment"])
+@pytest.mark.parametrize("reclassify", [False, True])
+@pytest.mark.parametrize("tags", [[True, True, False], [False, True, True], [False, False, True]])
+def test_every_painted_pixel_is_of_a_tagged_class(naming: str, reclassify: bool, tags: list[bool]) -> None:
+    settings = replace(CLUSTERS, naming=naming, reclassify=reclassify)  # type: ignore[arg-type]
+    masks = paint_tiles(sharp_model(), tiles(), settings, [np.array(tags)] * 3)
+    assert set(np.unique(masks)) <= set(np.flatnonzero(tags))
+
+
+def test_one_tagged_class_fills_its_tile() -> None:
+    masks = paint_tiles(sharp_model(), tiles(1), CLUSTERS, [np.array([False, True, False])])
+    assert (masks == 1).all()
+
+
+def test_a_tile_in_which_no_class_is_predicted_is_ignored() -> None:
+    model = sharp_model()
+    assert model.vit is not None
+    model.vit.head[1].bias.data.fill_(-50)
+    assert (paint_tiles(model, tiles(1), CLUSTERS, [ALL]) == IGNORE).all()
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_fewer_heads_than_classes_never_raise(kept: int) -> None:
+    model = sharp_model()
+    assert model.vit is not None
+    model.vit.prune([torch.tensor([True, True]), torch.tensor([kept == 1, False])])
+    model.vit.head[1].bias.data.fill_(50)  # all three classes are predicted
+    model.requires_grad_(False)
+    masks = paint_tiles(model, tiles(), CLUSTERS, [ALL] * 3)
+    assert set(np.unique(masks)) <= {0, 1, 2}
+
+
+def test_the_same_tile_is_painted_the_same_every_time() -> None:
+    model = sharp_model()
+    first, second = (paint_tiles(model, tiles(), CLUSTERS, [ALL] * 3) for _ in range(2))
+    np.testing.assert_array_equal(first, second)

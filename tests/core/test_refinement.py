@@ -1,0 +1,202 @@
+"""Refinement: rounds that may only help, tied to the tags."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning_fabric import Fabric
+from small_models import Diary, tagged_tiles, tiny_architecture
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from sparsevit.models.hardware import HardwareSettings
+from sparsevit.models.landcover import LandCoverModel
+from sparsevit.reporting import Reporter
+from sparsevit.training.loop import Phase, TrainingSettings, fit, make_fabric
+from sparsevit.training.losses import fraction_loss
+from sparsevit.training.refinement import (
+    BLENDS,
+    IGNORE,
+    Refinement,
+    RefinementSettings,
+    joined,
+    map_tag_loss,
+    refine,
+    restricted_masks,
+    train_unet,
+)
+
+TILES, MASKS = tagged_tiles(48, side=32)
+HELD_OUT, HELD_OUT_MASKS = tagged_tiles(16, side=32, seed=1)
+TRAINING = TrainingSettings(batch=8, learning_rate=3e-3)
+EVIDENCE = {"spectral": 1.0}
+
+
+@pytest.fixture(scope="module")
+def fabric() -> Fabric:
+    return make_fabric(HardwareSettings(device="cpu", precision="32-true"))
+
+
+@pytest.fixture(scope="module")
+def classifier(fabric: Fabric) -> LandCoverModel:
+    """A spectral network that has learned the toy's classes from tags, not perfectly."""
+    torch.manual_seed(0)
+    model = LandCoverModel(replace(tiny_architecture(side=32), vit=None, weights=EVIDENCE))
+    network = model.spectral
+    assert network is not None
+
+    def loss(p: torch.Tensor) -> torch.Tensor:
+        x = TILES.store.batch(p)
+        return fraction_loss(network(x), torch.ones(len(p), 32, 32), TILES.tags[p], 0.1)
+
+    phase = Phase("spectral", network, loss, len(TILES), 6, learning_rate=1e-2)
+    fit(phase, TRAINING, fabric, Reporter())
+    return model.eval()
+
+
+def right(model: LandCoverModel) -> float:
+    """Share of the pixels of held-out tiles that a model gets right."""
+    with torch.inference_mode():
+        best = model(HELD_OUT.store.batch(torch.arange(len(HELD_OUT)))).argmax(1)
+    return float((best == HELD_OUT_MASKS).float().mean())
+
+
+def refined(
+    classifier: LandCoverModel, fabric: Fabric, masks: torch.Tensor, reporter: Reporter | None = None, **changes: object
+) -> Refinement:
+    chosen = RefinementSettings(**({"rounds": 1, "refine_epochs": 6, "ema_decay": 0.8} | changes))  # type: ignore[arg-type]
+    return refine(classifier, EVIDENCE, chosen, TILES, masks, HELD_OUT, TRAINING, fabric, reporter or Reporter())
+
+
+@pytest.fixture(scope="module")
+def perfect(classifier: LandCoverModel, fabric: Fabric) -> Refinement:
+    return refined(classifier, fabric, MASKS)
+
+
+def test_perfect_masks_of_a_separable_set_are_not_made_worse(classifier: LandCoverModel, perfect: Refinement) -> None:
+    assert right(perfect.model) >= right(classifier) - 0.01
+    assert right(perfect.model) > 0.9
+
+
+def test_a_fifth_of_wrong_labels_does_not_come_through(classifier: LandCoverModel, fabric: Fabric) -> None:
+    generator = torch.Generator().manual_seed(0)
+    wrong = torch.rand(MASKS.shape, generator=generator) < 0.2
+    noisy = torch.where(wrong, torch.randint(0, 3, MASKS.shape, generator=generator), MASKS)
+    assert (noisy != MASKS).float().mean() > 0.1
+    result = refined(classifier, fabric, noisy)
+    assert 1 - right(result.model) < float((noisy != MASKS).float().mean())
+
+
+def test_an_accepted_round_explains_the_held_out_tags_at_least_as_well(perfect: Refinement) -> None:
+    for done in perfect.rounds:
+        assert done.accepted == (done.tag_loss <= perfect.evidence_tag_loss)
+    assert perfect.tag_loss <= perfect.evidence_tag_loss
+    assert perfect.refined_weight in (0, *BLENDS)
+
+
+def test_the_reported_loss_is_that_of_the_model(perfect: Refinement, fabric: Fabric) -> None:
+    assert map_tag_loss(perfect.model, HELD_OUT, fabric) == pytest.approx(perfect.tag_loss, abs=1e-5)
+
+
+def test_a_round_that_is_worse_is_refused_and_the_model_equals_the_evidence(
+    classifier: LandCoverModel, fabric: Fabric
+) -> None:
+    sure = copy.deepcopy(classifier)
+    assert sure.spectral is not None
+    nn.init.zeros_(sure.spectral.layers[0].weight)  # the toy's bands are its classes: read them off
+    for k in range(3):
+        sure.spectral.layers[0].weight.data[k, k, 1, 1] = 3
+    sure.spectral.layers[2].weight.data = torch.eye(8)[:, :, None, None]
+    sure.spectral.layers[4].weight.data = 2 * torch.eye(3, 8)[:, :, None, None]
+    for layer in (0, 2, 4):
+        sure.spectral.layers[layer].bias.data.zero_()
+    turned = (MASKS + 1) % 3  # every pixel wrong
+    result = refined(sure, fabric, turned, fraction_weight=0.0, refine_epochs=2)
+    assert [r.accepted for r in result.rounds] == [False]
+    assert result.refined_weight == 0 and result.tag_loss == result.evidence_tag_loss
+    x = HELD_OUT.store.batch(torch.arange(4))
+    assert torch.equal(result.model(x), sure(x, EVIDENCE))
+
+
+def test_masks_that_do_not_change_end_the_rounds(classifier: LandCoverModel, fabric: Fabric) -> None:
+    result = refined(classifier, fabric, MASKS, rounds=4, refine_epochs=2, stop_change=0.99)
+    assert len(result.rounds) == 1
+
+
+def test_the_classifier_itself_is_not_changed(classifier: LandCoverModel, fabric: Fabric) -> None:
+    before = copy.deepcopy(classifier.state_dict())
+    refined(classifier, fabric, MASKS, refine_epochs=1)
+    assert all(torch.equal(v, before[k]) for k, v in classifier.state_dict().items())
+    assert dict(classifier.architecture.weights) == EVIDENCE and classifier.unet is None
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_joined_weights_sum_to_one(weight: float, share: float) -> None:
+    model = LandCoverModel(tiny_architecture())
+    weights = joined(model, "resnet18", {"vit": share, "spectral": 1 - share}, weight).architecture.weights
+    assert sum(weights.values()) == pytest.approx(1) and weights["unet"] == weight
+    assert "unet" not in model.architecture.weights
+
+
+def test_ignored_pixels_have_no_gradient() -> None:
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    target = torch.randint(0, 3, (2, 4, 4))
+    target[:, :2] = IGNORE
+    F.cross_entropy(logits, target, ignore_index=IGNORE, label_smoothing=0.1).backward()
+    assert logits.grad is not None
+    assert (logits.grad[:, :, :2] == 0).all() and (logits.grad[:, :, 2:] != 0).any()
+
+
+def test_what_ignored_pixels_would_have_said_makes_no_difference(classifier: LandCoverModel, fabric: Fabric) -> None:
+    """All pixels ignored trains as no masks do at all: from the tags alone."""
+    chosen = RefinementSettings(refine_epochs=1, fraction_weight=1.0)
+    ignored = torch.full_like(MASKS, IGNORE)
+    nets = [train_unet(classifier, chosen, TILES, m, TRAINING, fabric, 1, Reporter()) for m in (ignored, None)]
+    first, second = (n.state_dict() for n in nets)
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+@settings(max_examples=20)
+@given(st.floats(0, 0.99), st.integers(0, 99))
+def test_new_masks_hold_only_classes_that_the_tags_do_not_exclude(
+    classifier: LandCoverModel, fabric: Fabric, confidence: float, seed: int
+) -> None:
+    tags = torch.randint(-1, 2, TILES.tags.shape, generator=torch.Generator().manual_seed(seed)).to(torch.int8)
+    masks = restricted_masks(classifier, replace(TILES, tags=tags), confidence, fabric)
+    for mask, tag in zip(masks, tags, strict=True):
+        possible = set((tag != 0).nonzero().flatten().tolist()) or {0, 1, 2}
+        assert set(mask.unique().tolist()) <= possible | {IGNORE}
+
+
+def test_unsure_pixels_and_nodata_of_new_masks_are_ignored(classifier: LandCoverModel, fabric: Fabric) -> None:
+    tiles, _ = tagged_tiles(4, side=32)
+    tiles.store.values[:, :, :3] = torch.nan
+    low, high = (restricted_masks(classifier, tiles, c, fabric) for c in (0.0, 0.95))
+    assert (low[:, :3] == IGNORE).all() and (low[:, 3:] != IGNORE).all()
+    assert ((high == IGNORE) | (high == low)).all() and (high == IGNORE).sum() >= (low == IGNORE).sum()
+
+
+@given(st.floats(0, 0.99), st.integers(1, 20))
+def test_the_average_of_the_teacher_is_the_closed_form(decay: float, steps: int) -> None:
+    network = nn.Linear(1, 1, bias=False)
+    network.weight.data.fill_(0)
+    teacher = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    teacher.update_parameters(network)  # the first update copies
+    network.weight.data.fill_(1)
+    for _ in range(steps):
+        teacher.update_parameters(network)
+    assert teacher.module.weight.item() == pytest.approx(1 - decay**steps, abs=1e-5)
+
+
+def test_a_batch_of_one_small_tile_can_be_learned_from(fabric: Fabric) -> None:
+    tiles, masks = tagged_tiles(9, side=16)  # with 16 pixels and 9 tiles in batches of 8, the last feature map is one pixel
+    model = LandCoverModel(replace(tiny_architecture(side=16), vit=None, weights=EVIDENCE))
+    chosen = RefinementSettings(rounds=1, refine_epochs=1)
+    result = refine(model, EVIDENCE, chosen, tiles, masks, None, TRAINING, fabric, Diary())
+    assert len(result.rounds) == 1
