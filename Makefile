@@ -34,7 +34,7 @@ $(ENGINE)/.stamp: core/pyproject.toml core/constraints.txt
 	test -x $(ENGINE_PYTHON) || $(PYTHON) -m venv $(ENGINE)
 	$(ENGINE_PYTHON) -m pip install -q -c core/constraints.txt -e core $(DEV_TOOLS)
 	# Without compiled files every start of the engine takes three times as long.
-	PYTHONDONTWRITEBYTECODE= $(ENGINE_PYTHON) -m compileall -q $(ENGINE)/lib || true
+	PYTHONDONTWRITEBYTECODE= $(ENGINE_PYTHON) -m compileall -qq $(ENGINE)/lib || true
 	touch $@
 
 qgis: ## Install QGIS by apt where it is missing

@@ -80,13 +80,16 @@ class Bench:
         table = {code: k for k, code in enumerate(scheme.codes)}
         classes = len(scheme.codes)
         confusion = np.zeros((classes + 1, classes + 1), np.int64)
-        with open_scene(self.scene) as scene, categories_on(raster, scene.grid, "map") as mapped:
-            with categories_on(self.truth, scene.grid, "reference") as truth:
-                for window in index.windows():
-                    (m, m_valid), (r, r_valid) = mapped(window), truth(window)
-                    m, r = translate(np.where(m_valid, m, -1), table, classes), translate(r, table, -1)
-                    known = r_valid & (r >= 0)
-                    confusion += count_pairs(m[known], r[known], classes + 1)
+        with (
+            open_scene(self.scene) as scene,
+            categories_on(raster, scene.grid, "map") as mapped,
+            categories_on(self.truth, scene.grid, "reference") as truth,
+        ):
+            for window in index.windows():
+                (m, m_valid), (r, r_valid) = mapped(window), truth(window)
+                m, r = translate(np.where(m_valid, m, -1), table, classes), translate(r, table, -1)
+                known = r_valid & (r >= 0)
+                confusion += count_pairs(m[known], r[known], classes + 1)
         result = accuracy(confusion)
         seen = confusion.sum(axis=0) > SEEN_SHARE * confusion.sum()  # columns are the reference
         return {

@@ -47,7 +47,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SCENE = [REPOSITORY / "resources" / "sample" / "virginia" / name for name in ("s2_10m.tif", "s2_20m.tif")]
 SCHEME = load_scheme(REPOSITORY / "resources" / "schemes" / "dfc2020.json")
 TILE, GSD = 64, 10.0
-SMALL_BANDS = ["B02", "B03", "B04", "B08"]
+SMALL_BANDS = ["B02", "B03", "B04", "B08", "B11", "B12"]  # enough that 10 Mpx fill the cache of raster blocks
 SMALL_CLASSES = [1, 6, 10]
 BLOCK = 512
 
@@ -185,8 +185,8 @@ def do(job: str, **params: Any) -> None:
 
 
 def write_large(path: Path, side: int) -> Path:
-    """A tiled raster of four bands, written block by block."""
-    noise = np.random.default_rng(0).integers(0, 4000, (len(SMALL_BANDS), BLOCK, BLOCK)).astype(np.uint16)
+    """A tiled raster of a few bands, written block by block."""
+    noise = np.random.default_rng(0).integers(0, 32, (len(SMALL_BANDS), BLOCK, BLOCK)).astype(np.uint16)
     profile = {"driver": "GTiff", "width": side, "height": side, "count": len(SMALL_BANDS), "dtype": "uint16"}
     profile |= {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "compress": "zstd", "nodata": 65535}
     with rasterio.open(path, "w", crs="EPSG:32618", transform=from_origin(500000, 4100000, GSD, GSD), **profile) as out:

@@ -47,7 +47,9 @@ class QgisProcess:
             "SPARSEVIT_PYTHON": sys.executable,  # this script runs in the engine's environment
             "QT_QPA_PLATFORM": "offscreen",
         }
-        self._call("plugins", "enable", "sparsevit_qgis")
+        self._call("plugins", "enable", "sparsevit_qgis")  # fails where it is enabled already
+        if "sparsevit:maplandcover" not in self._call("list"):
+            sys.exit(f"QGIS does not load the plugin in {build / 'plugins'}; `make plugin` stages it.")
 
     def run(self, algorithm: str, **values: object) -> dict[str, str]:
         """Run an algorithm, show its log, and return its results; stop the demo if it fails."""
@@ -69,9 +71,9 @@ class QgisProcess:
             sys.exit(f"sparsevit:{algorithm} failed with exit code {process.returncode}.")
         return results
 
-    def _call(self, *arguments: str) -> None:
+    def _call(self, *arguments: str) -> str:
         command = [self._program, *arguments]
-        subprocess.run(command, env=self._environment, check=True, capture_output=True)
+        return subprocess.run(command, env=self._environment, check=False, capture_output=True, text=True).stdout
 
 
 def say(line: str) -> None:

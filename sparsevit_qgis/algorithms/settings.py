@@ -176,7 +176,7 @@ def classifier():
                     "CONTROLS",
                     tr("Train controls"),
                     tr(
-                        "Also train with random heads, no heads and all heads removed, to show what the choice of "
+                        "Also train with random heads removed and with all heads kept, to show what the choice of "
                         "heads is worth. Takes several times as long."
                     ),
                     True,

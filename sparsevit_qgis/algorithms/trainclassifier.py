@@ -83,7 +83,6 @@ class TrainClassifier(TrainingGroup, EngineAlgorithm):
             ("MEAN_AP", "mean_ap", tr("Mean average precision on validation blocks")),
             ("MACRO_F1_RANDOM_HEADS", "macro_f1_random_heads", tr("Macro F1 with random heads removed (control)")),
             ("MACRO_F1_ALL_HEADS", "macro_f1_all_heads", tr("Macro F1 with no heads removed (control)")),
-            ("MACRO_F1_NO_HEADS", "macro_f1_no_heads", tr("Macro F1 with all heads removed (control)")),
             ("TAG_LOSS", "tag_loss", tr("Loss of the tags on validation blocks")),
             ("SECONDS", "seconds", tr("Seconds")),
         ]

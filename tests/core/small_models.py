@@ -106,7 +106,9 @@ def tiny_model(channels: int = 2, classes: int = 3, side: int = SIDE) -> LandCov
     return LandCoverModel(tiny_architecture(channels, classes, side)).eval()
 
 
-def write_tiny_model(path: Path, scheme_json: str, bands: list[str], gsd: float = 10.0, kind: Any = "classifier") -> Path:
+def write_tiny_model(
+    path: Path, scheme_json: str, bands: list[str], gsd: float = 10.0, kind: Any = "classifier"
+) -> Path:
     """The untrained model as a file."""
     model = tiny_model(len(bands))
     card = ModelCard(kind, model.architecture, bands, gsd, scheme_json, 0.1, [[True, True]] * 2, "none")

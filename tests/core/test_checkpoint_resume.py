@@ -41,7 +41,9 @@ class StopAfter(Diary):
         return sum(len(v) for k, v in self.metrics.items() if not k.endswith("validation_loss")) >= self.epochs
 
 
-def trained(fabric: Fabric, training: TrainingSettings, folder: Path | None = None, reporter: Reporter | None = None) -> TrainedClassifier:
+def trained(
+    fabric: Fabric, training: TrainingSettings, folder: Path | None = None, reporter: Reporter | None = None
+) -> TrainedClassifier:
     return train_classifier(
         tiny_architecture(), STATISTICS, TILES, HELD_OUT, SHORT, training, fabric, reporter or Reporter(), folder
     )

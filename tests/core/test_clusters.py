@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -30,7 +32,7 @@ def test_the_border_between_two_groups_is_the_best_of_all(numbers: list[int]) ->
     values = np.array(numbers, np.float32) / 10
     threshold = float(two_means_threshold(values[None])[0])
     distinct = np.unique(values)
-    best = min(within(values, (a + b) / 2) for a, b in zip(distinct[:-1], distinct[1:], strict=True)) if len(distinct) > 1 else 0
+    best = min(within(values, (a + b) / 2) for a, b in pairwise(distinct)) if len(distinct) > 1 else 0
     assert within(values, threshold) == pytest.approx(best, rel=1e-3, abs=1e-2)
 
 

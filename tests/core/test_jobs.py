@@ -32,7 +32,10 @@ FORMER = b"an output of an earlier run"
 
 def do(job: str, reporter: Reporter | None = None, **params: Any) -> Result:
     """Run a job as the command line and the plugin do: from plain values."""
-    plain = {k: [str(v) for v in p] if isinstance(p, list) else str(p) if isinstance(p, Path) else p for k, p in params.items()}
+    plain = {
+        k: [str(v) for v in p] if isinstance(p, list) else str(p) if isinstance(p, Path) else p
+        for k, p in params.items()
+    }
     return get_job(job).execute(plain, reporter or Reporter())
 
 
@@ -68,7 +71,10 @@ def test_one_request_writes_every_output_and_leaves_nothing_else(road: tuple[Any
         assert getattr(result, name) == str(path)
     folder = files["landcover"].parent
     side_files = {f.name + ".aux.xml" for f in files.values()}
-    assert {p.name for p in folder.iterdir()} - side_files == {f.name for f in files.values()} | {"scene.tif", "classes.tif"}
+    assert {p.name for p in folder.iterdir()} - side_files == {f.name for f in files.values()} | {
+        "scene.tif",
+        "classes.tif",
+    }
 
 
 def test_rasters_lie_on_the_grid_of_the_scene_and_hold_classes_of_the_tags(
@@ -130,7 +136,9 @@ def test_a_saved_model_maps_another_scene(road: tuple[Any, dict[str, Path], Diar
     scene, _ = write_place(tmp_path, side=40)
     for name in ("classifier_model", "model"):
         target = tmp_path / f"{name}.tif"
-        result = do("predict", model=road[1][name], scene=[scene], output=target, probabilities=tmp_path / "p.tif", device="cpu")
+        result = do(
+            "predict", model=road[1][name], scene=[scene], output=target, probabilities=tmp_path / "p.tif", device="cpu"
+        )
         with rasterio.open(target) as src, rasterio.open(tmp_path / "p.tif") as p:
             assert src.shape == (40, 40)
             np.testing.assert_allclose(p.read().sum(axis=0), 1, atol=1e-4)
@@ -164,7 +172,9 @@ def test_the_published_recipe_paints_the_same_scene(
 
 
 @pytest.mark.parametrize("stop_at", [0.0, 0.03, 0.2, 0.5, 0.57, 0.605])
-def test_a_cancelled_road_leaves_no_half_file_and_keeps_former_outputs(place: Path, tmp_path: Path, stop_at: float) -> None:
+def test_a_cancelled_road_leaves_no_half_file_and_keeps_former_outputs(
+    place: Path, tmp_path: Path, stop_at: float
+) -> None:
     files = outputs(tmp_path)
     for path in files.values():
         path.write_bytes(FORMER)
@@ -177,7 +187,9 @@ def test_a_cancelled_road_leaves_no_half_file_and_keeps_former_outputs(place: Pa
         assert files[name].read_bytes() == FORMER
 
 
-def test_a_cancelled_map_leaves_the_former_one_untouched(road: tuple[Any, dict[str, Path], Diary], tmp_path: Path) -> None:
+def test_a_cancelled_map_leaves_the_former_one_untouched(
+    road: tuple[Any, dict[str, Path], Diary], tmp_path: Path
+) -> None:
     scene, _ = write_place(tmp_path)
     target = tmp_path / "map.tif"
     target.write_bytes(FORMER)
@@ -259,7 +271,14 @@ def cut(place: Path, folder: Path) -> Path:
 def test_a_class_that_is_never_present_is_named(place: Path, tmp_path: Path) -> None:
     tiles = cut(place, tmp_path)
     with pytest.raises(InputError, match="Snow/Ice") as raised:
-        do("tag", tiles=tiles, scheme=SCHEME, source="raster", raster=place / "classes.tif", classes=["Forest", "Snow/Ice"])
+        do(
+            "tag",
+            tiles=tiles,
+            scheme=SCHEME,
+            source="raster",
+            raster=place / "classes.tif",
+            classes=["Forest", "Snow/Ice"],
+        )
     assert raised.value.parameter == "classes"
 
 
@@ -320,7 +339,12 @@ def test_a_landcover_model_is_no_classifier(road: tuple[Any, dict[str, Path], Di
 def test_two_outputs_cannot_be_one_file(place: Path, tmp_path: Path) -> None:
     files = outputs(tmp_path)
     with pytest.raises(InputError, match="same file") as raised:
-        do("map", scene=[place / "scene.tif"], scheme=SCHEME, **{**files, "report": None, "confidence": files["landcover"]})
+        do(
+            "map",
+            scene=[place / "scene.tif"],
+            scheme=SCHEME,
+            **{**files, "report": None, "confidence": files["landcover"]},
+        )
     assert raised.value.parameter == "confidence"
 
 

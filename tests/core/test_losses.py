@@ -98,7 +98,9 @@ def test_the_loss_calibrates_extent() -> None:
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 30))
-def test_present_and_absent_tags_of_a_class_weigh_the_same_at_full_strength(ones: int, zeros: int, unknown: int) -> None:
+def test_present_and_absent_tags_of_a_class_weigh_the_same_at_full_strength(
+    ones: int, zeros: int, unknown: int
+) -> None:
     tags = torch.tensor([1] * ones + [0] * zeros + [-1] * unknown)[:, None]
     absent, present = balance(tags, strength=1).flatten().tolist()
     assert present * ones == pytest.approx(absent * zeros, rel=1e-4)

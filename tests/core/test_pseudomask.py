@@ -149,7 +149,7 @@ def test_nodata_in_a_tile_gives_finite_evidence() -> None:
     assert tile_evidence(sharp_model(), PseudomaskSettings(), CPU, everything)(x, []).isfinite().all()
 
 
-# --- clusters on whole tiles --------------------------------------------------------------------------------------------
+# --- clusters on whole tiles ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("naming", ["rank", "assignment"])

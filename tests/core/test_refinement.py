@@ -195,7 +195,9 @@ def test_the_average_of_the_teacher_is_the_closed_form(decay: float, steps: int)
 
 
 def test_a_batch_of_one_small_tile_can_be_learned_from(fabric: Fabric) -> None:
-    tiles, masks = tagged_tiles(9, side=16)  # with 16 pixels and 9 tiles in batches of 8, the last feature map is one pixel
+    tiles, masks = tagged_tiles(
+        9, side=16
+    )  # with 16 pixels and 9 tiles in batches of 8, the last feature map is one pixel
     model = LandCoverModel(replace(tiny_architecture(side=16), vit=None, weights=EVIDENCE))
     chosen = RefinementSettings(rounds=1, refine_epochs=1)
     result = refine(model, EVIDENCE, chosen, tiles, masks, None, TRAINING, fabric, Diary())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -189,9 +190,7 @@ def test_nodata_in_is_nodata_out_pixel_by_pixel(height: int, width: int, seed: i
 def cut(evidence: np.ndarray, values: np.ndarray, heights: list[int]) -> list[RowBand]:
     edges = [0, *np.cumsum(heights).tolist()]
     valid = np.ones(values.shape[1:], bool)
-    return [
-        RowBand(a, evidence[:, a:b], values[:, a:b], valid[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    return [RowBand(a, evidence[:, a:b], values[:, a:b], valid[a:b]) for a, b in pairwise(edges)]
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=8), st.integers(1, 3))

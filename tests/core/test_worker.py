@@ -212,7 +212,7 @@ def test_cancelling_a_job_that_is_still_waiting_stops_it_too(worker: Process, tm
 
 
 def test_infinite_numbers_become_null(worker: Process, tmp_path: Path) -> None:
-    scene, classes = write_place(tmp_path, side=48)
+    _, classes = write_place(tmp_path, side=48)
     forest = tmp_path / "forest.tif"
     with rasterio.open(classes) as src:
         profile, values = src.profile, src.read()

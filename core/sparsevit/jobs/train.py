@@ -56,7 +56,6 @@ class TrainResult(Result):
     tag_loss: float | None
     macro_f1_random_heads: float | None
     macro_f1_all_heads: float | None
-    macro_f1_no_heads: float | None
     seconds: float
 
 
@@ -132,10 +131,7 @@ def _metrics(trained: TrainedClassifier) -> dict[str, float | None]:
         "macro_f1": scores.macro_f1 if scores else None,
         "mean_ap": scores.mean_ap if scores else None,
         "tag_loss": scores.tag_loss if scores else None,
-        **{
-            f"macro_f1_{n}": controls[n].macro_f1 if n in controls else None
-            for n in ("random_heads", "all_heads", "no_heads")
-        },
+        **{f"macro_f1_{n}": controls[n].macro_f1 if n in controls else None for n in ("random_heads", "all_heads")},
     }
 
 

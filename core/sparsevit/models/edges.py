@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from skimage.segmentation import slic
@@ -37,17 +35,17 @@ class EdgeSettings:
     )
 
 
-SHIFTS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
-"""Directions (rows, columns) of the eight neighbours."""
+SHIFTS = ((0, 1), (1, -1), (1, 0), (1, 1))
+"""Directions (rows, columns) of four of the eight neighbours; the others are these seen from the other side."""
 
 
-def _neighbours(x: Tensor, dilation: int) -> Iterator[Tensor]:
-    """Each neighbour of all pixels in turn, `[B, C, H, W]`; one at a time, so that memory does not grow with them."""
-    height, width = x.shape[-2:]
-    padded = F.pad(x, (dilation,) * 4, mode="replicate")
-    for dy, dx in SHIFTS:
-        top, left = dilation * (1 + dy), dilation * (1 + dx)
-        yield padded[..., top : top + height, left : left + width]
+def _pair(height: int, width: int, down: int, right: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Index of the pixels that have a neighbour at a shift (`down` ≥ 0) inside the raster, and of those neighbours."""
+    rows, cols = max(height - down, 0), max(width - abs(right), 0)
+    left, far = max(-right, 0), max(right, 0)
+    here = (..., slice(0, rows), slice(left, left + cols))
+    there = (..., slice(down, down + rows), slice(far, far + cols))
+    return here, there
 
 
 def adaptive_refinement(probabilities: Tensor, bands: Tensor, sharpness: float, iterations: int = 1) -> Tensor:
@@ -63,13 +61,17 @@ def adaptive_refinement(probabilities: Tensor, bands: Tensor, sharpness: float, 
         sharpness: Spectral difference (standard deviations) at which a neighbour counts 1/e.
         iterations: How often to go through the three steps.
     """
+    height, width = probabilities.shape[-2:]
+    scaled = bands / (sharpness * bands.shape[1] ** 0.5)
     for dilation in DILATIONS * iterations:
         total, norm = probabilities.clone(), torch.ones_like(bands[:, :1])
-        for near, near_bands in zip(_neighbours(probabilities, dilation), _neighbours(bands, dilation), strict=True):
-            difference = (near_bands - bands).square_().mean(dim=1, keepdim=True)
-            weight = torch.exp(difference.mul_(-1 / sharpness**2))
-            total.addcmul_(near, weight)
-            norm += weight
+        for dy, dx in SHIFTS:
+            here, there = _pair(height, width, dilation * dy, dilation * dx)
+            weight = (scaled[here] - scaled[there]).square_().sum(dim=1, keepdim=True).neg_().exp_()
+            total[here].addcmul_(probabilities[there], weight)
+            total[there].addcmul_(probabilities[here], weight)
+            norm[here] += weight
+            norm[there] += weight
         probabilities = total.div_(norm)
     return probabilities
 

@@ -57,7 +57,7 @@ class ClassifierSettings:
     )
     spectral_epochs: int = Field(default=40, ge=1, description="Epochs of the per-pixel spectral network.")
     controls: bool = Field(
-        default=True, description="Also train the controls: random heads removed, no heads removed, all heads removed."
+        default=True, description="Also train the controls: random heads removed, and no heads removed."
     )
 
 
@@ -69,7 +69,7 @@ class TrainedClassifier:
         model: Transformer (pruned) and spectral network.
         head_mask: For each block, which heads survived.
         scores: Scores on the validation tiles of the classifier; empty without validation tiles.
-        controls: The same for `random_heads`, `all_heads`, `no_heads`.
+        controls: The same for `random_heads`, `all_heads`.
     """
 
     model: LandCoverModel
@@ -261,10 +261,9 @@ def train_classifier(
         masks = {
             "random_heads": random_mask(heads, keep, training.seed),
             "all_heads": [torch.ones(h, dtype=torch.bool) for h in heads],
-            "no_heads": [torch.zeros(h, dtype=torch.bool) for h in heads],
         }
         for i, (name, control) in enumerate(masks.items()):
-            part = reporter.part(share + i * (1 - share) / 3, share + (i + 1) * (1 - share) / 3, f"control: {name}")
+            part = reporter.part(share + i * (1 - share) / 2, share + (i + 1) * (1 - share) / 2, f"control: {name}")
             controls[name] = _control(run, model, dense, control, name, settings, validation, part)
     pruned = Architecture(**(vars(architecture) | {"vit": model.vit.config}))
     model.architecture = pruned
