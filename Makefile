@@ -83,6 +83,7 @@ package: env plugin ## Make the zip for the QGIS portal and the engine's wheel (
 	find $(STAGED) -name __pycache__ -prune -exec rm -r {} +
 	cd $(BUILD)/plugins && $(SPARSEVIT_PYTHON) -m zipfile -c ../dist/sparsevit_qgis-$(VERSION).zip sparsevit_qgis
 	$(ENGINE_PYTHON) -m pip wheel -q --no-deps -w $(BUILD)/dist ./core
+	rm -rf core/build
 	ls -l $(BUILD)/dist
 
 bench: env ## Measure quality, speed and memory (long)

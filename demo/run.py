@@ -46,6 +46,7 @@ class QgisProcess:
             "QGIS_CUSTOM_CONFIG_PATH": str(settings),
             "SPARSEVIT_PYTHON": sys.executable,  # this script runs in the engine's environment
             "QT_QPA_PLATFORM": "offscreen",
+            "GDAL_PAM_ENABLED": "NO",  # no statistics beside the sample
         }
         self._call("plugins", "enable", "sparsevit_qgis")  # fails where it is enabled already
         if "sparsevit:maplandcover" not in self._call("list"):
@@ -115,7 +116,7 @@ def map_and_assess(qgis: QgisProcess, folder: Path) -> dict[str, dict[str, str]]
 def draw(folder: Path) -> None:
     """Make the project and the picture with QGIS's own Python."""
     python = os.environ.get("QGIS_PYTHON", "/usr/bin/python3")
-    environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen"}
+    environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen", "GDAL_PAM_ENABLED": "NO"}
     script = Path(__file__).with_name("render.py")
     scheme = REPOSITORY / "resources" / "schemes" / "dfc2020.json"
     subprocess.run([python, str(script), str(SAMPLE), str(scheme), str(folder)], env=environment, check=True)

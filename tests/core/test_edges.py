@@ -31,6 +31,7 @@ def two_regions(side: int = 24) -> tuple[Tensor, Tensor]:
     return values.expand(1, 2, -1, -1).clone(), right
 
 
+@settings(max_examples=40)
 @given(SIDES, SIDES, SEEDS)
 def test_probabilities_still_sum_to_one_and_stay_in_range(height: int, width: int, seed: int) -> None:
     p = evidence(height, width, seed=seed)
@@ -39,18 +40,21 @@ def test_probabilities_still_sum_to_one_and_stay_in_range(height: int, width: in
     assert out.min() >= p.min() - 1e-6 and out.max() <= p.max() + 1e-6
 
 
+@settings(max_examples=40)
 @given(SIDES, SIDES, SEEDS)
 def test_a_constant_stays_constant_whatever_the_spectra(height: int, width: int, seed: int) -> None:
     p = torch.tensor([0.2, 0.3, 0.5])[None, :, None, None].expand(1, 3, height, width)
     torch.testing.assert_close(adaptive_refinement(p, bands(height, width, seed) * 3, 0.5), p)
 
 
+@settings(max_examples=40)
 @given(SEEDS, st.permutations(range(4)))
 def test_the_order_of_classes_does_not_matter(seed: int, order: list[int]) -> None:
     p, z = evidence(7, 9, 4, seed), bands(7, 9, seed)
     torch.testing.assert_close(adaptive_refinement(p[:, order], z, 0.8), adaptive_refinement(p, z, 0.8)[:, order])
 
 
+@settings(max_examples=40)
 @given(SEEDS)
 def test_flips_and_turns_of_the_input_flip_and_turn_the_output(seed: int) -> None:
     p, z = evidence(8, 8, seed=seed), bands(8, 8, seed)

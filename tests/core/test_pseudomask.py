@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.windows import Window
 from small_models import SIDE, tiny_model
@@ -123,6 +123,7 @@ def test_evidence_does_not_depend_on_the_batch() -> None:
         torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
+@settings(max_examples=20)
 @given(st.floats(0, 1))
 def test_weights_of_the_evidence_sum_to_one(share: float) -> None:
     weights = evidence_weights(tiny_model(), PseudomaskSettings(spectral_weight=share))

@@ -122,6 +122,7 @@ def test_all_gates_closed_leave_the_bias_of_the_projection() -> None:
     torch.testing.assert_close(module(x)[0], module.proj.bias.expand(2, 7, -1))
 
 
+@settings(max_examples=25)
 @given(st.lists(st.floats(0, 1), min_size=HEADS, max_size=HEADS))
 def test_gating_the_attention_equals_gating_the_output(gate: list[float]) -> None:
     module, x, factor = attention(), tokens(), torch.tensor(gate, dtype=torch.float32)
@@ -139,6 +140,7 @@ def test_asking_for_the_attention_does_not_change_the_output() -> None:
     torch.testing.assert_close(vit(x, need_attention=True).tags, vit(x).tags, rtol=1e-4, atol=1e-5)
 
 
+@settings(max_examples=25)
 @given(MASKS)
 def test_rows_of_the_gated_attention_sum_to_the_gate(keep: list[bool]) -> None:
     vit = network()
@@ -166,7 +168,7 @@ def assert_pruned_equals_masked(keep: list[bool]) -> None:
     torch.testing.assert_close(out.attention, expected.attention[:, masks[1]], rtol=0, atol=1e-5)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(MASKS)
 def test_pruned_equals_masked(keep: list[bool]) -> None:
     assert_pruned_equals_masked(keep)
@@ -178,6 +180,7 @@ def test_pruning_all_or_no_heads_of_a_block_equals_masking(keep: list[bool]) -> 
     assert_pruned_equals_masked([True, False, True, False, *keep])
 
 
+@settings(max_examples=25)
 @given(MASKS)
 def test_pruning_drops_four_matrices_and_one_gate_per_head(keep: list[bool]) -> None:
     vit = network()
@@ -187,6 +190,7 @@ def test_pruning_drops_four_matrices_and_one_gate_per_head(keep: list[bool]) -> 
     assert vit.config.heads == (sum(keep[:HEADS]), sum(keep[HEADS:]))
 
 
+@settings(max_examples=25)
 @given(MASKS, st.data())
 def test_pruning_twice_equals_pruning_once(keep: list[bool], data: st.DataObject) -> None:
     again = [k and data.draw(st.booleans()) for k in keep]
@@ -198,6 +202,7 @@ def test_pruning_twice_equals_pruning_once(keep: list[bool], data: st.DataObject
     torch.testing.assert_close(once(x).tags, twice(x).tags, rtol=0, atol=1e-5)
 
 
+@settings(max_examples=25)
 @given(MASKS)
 def test_a_pruned_network_can_be_built_from_its_configuration(keep: list[bool]) -> None:
     vit, x = network(), tiles(1)
@@ -207,6 +212,7 @@ def test_a_pruned_network_can_be_built_from_its_configuration(keep: list[bool]) 
     assert torch.equal(rebuilt(x).tags, vit(x).tags)
 
 
+@settings(max_examples=25)
 @given(MASKS)
 def test_a_pruned_network_can_be_trained_on(keep: list[bool]) -> None:
     vit = network().train()

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
 import pytest
 from qgis.core import QgsApplication, QgsProcessingContext, QgsProcessingFeedback, QgsProject
 
-os.environ["GDAL_PAM_ENABLED"] = "NO"  # QGIS keeps statistics beside a raster: not beside those of the repository
-
 REPOSITORY = Path(__file__).resolve().parents[2]
-SAMPLE = REPOSITORY / "resources" / "sample"
+
+# QGIS writes statistics beside the rasters that it opens: not beside those of the repository.
+_COPY = tempfile.TemporaryDirectory()
+SAMPLE = Path(shutil.copytree(REPOSITORY / "resources" / "sample", Path(_COPY.name) / "sample"))
 
 
 class Feedback(QgsProcessingFeedback):

@@ -56,7 +56,7 @@ def test_cancel_ends_with_1_and_no_process_is_left(qgis: QgisProcess, place: Pla
     output.write_bytes(b"precious")
     with training(qgis, place, output) as (process, worker):
         process.send_signal(signal.SIGINT)
-        _out, err = process.communicate(timeout=60)
+        _out, err = process.communicate(timeout=180)
     assert process.returncode == 1
     assert "Cancelled" in err and "Traceback" not in err
     assert wait_for_end(worker.pid)
@@ -66,7 +66,7 @@ def test_cancel_ends_with_1_and_no_process_is_left(qgis: QgisProcess, place: Pla
 def test_killed_engine_ends_with_1_and_is_named(qgis: QgisProcess, place: Place, tmp_path: Path) -> None:
     with training(qgis, place, tmp_path / "model.safetensors") as (process, worker):
         worker.kill()
-        _out, err = process.communicate(timeout=60)
+        _out, err = process.communicate(timeout=180)
     assert process.returncode == 1
     assert "killed" in err and "memory" in err and "Traceback" not in err
     assert wait_for_end(worker.pid)
