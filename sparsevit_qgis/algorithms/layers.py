@@ -46,14 +46,20 @@ class _Arranger(QgsProcessingLayerPostProcessorInterface):
 
     def _move(self, layer, root):
         node = root.findLayer(layer.id())
-        if node is None or node.parent() != root:  # the user's own settings have put it somewhere
-            return
         group = root.findGroup(self._group) or root.insertGroup(0, self._group)
-        moved = node.clone()
+        # QGIS adds a layer above the current one: that may be in this group already, or in a group of the user's own.
+        if node is None or node.parent() not in (root, group):
+            return
+        parent, moved = node.parent(), node.clone()
+        moved.setExpanded(True)
         moved.setCustomProperty(_RANK, self._rank)
-        above = [child for child in group.children() if int(child.customProperty(_RANK, 0)) < self._rank]
-        group.insertChildNode(len(above), moved)
-        root.removeChildNode(node)
+        above = [
+            index
+            for index, child in enumerate(group.children())
+            if child != node and int(child.customProperty(_RANK, 0)) < self._rank
+        ]
+        group.insertChildNode(max(above, default=-1) + 1, moved)
+        parent.removeChildNode(node)  # last: QGIS takes a layer without a node out of the project
 
 
 def arrange(algorithm, outputs, context):

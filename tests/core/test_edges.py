@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sparsevit.mapping.predict import edge_refiner
 from sparsevit.models.edges import REACH, EdgeSettings, adaptive_refinement, sharpen, superpixel_vote
+from sparsevit.models.landcover import Architecture, LandCoverModel
 
 SEEDS = st.integers(0, 200)
 SIDES = st.integers(1, 14)
@@ -129,3 +131,13 @@ def test_every_way_works_at_every_size(edges: str, size: tuple[int, int]) -> Non
     np.testing.assert_allclose(out.sum(axis=0), 1, rtol=1e-5)
     if edges == "none":
         np.testing.assert_array_equal(out, p)
+
+
+def test_evidence_beside_nodata_is_not_diluted() -> None:
+    model = LandCoverModel(Architecture(2, 3, 16, spectral_width=4, weights={"spectral": 1.0}))
+    values = np.zeros((2, 12, 12), np.float32)
+    values[:, :, 6:] = np.nan
+    certain = np.zeros((3, 12, 12), np.float32)
+    certain[1, :, :6] = 1.0
+    refined = edge_refiner(model, EdgeSettings())(certain, values)
+    np.testing.assert_allclose(refined[:, :, :6], certain[:, :, :6], atol=1e-6)

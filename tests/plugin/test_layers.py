@@ -8,6 +8,7 @@ import shutil
 import pytest
 from conftest import SAMPLE
 from qgis.core import (
+    QgsLayerTreeRegistryBridge,
     QgsProcessingContext,
     QgsProcessingFeedback,
     QgsProcessingUtils,
@@ -58,6 +59,15 @@ def test_results_of_one_run_are_grouped_with_tiles_on_top(load, project):
     load("maplandcover", {"LANDCOVER": CLASSES, "PSEUDOMASK": CLASSES, "TILES": TAGS})
     (group,) = project.layerTreeRoot().children()
     assert group.name() == "Map land cover from tags"
+    assert [child.name() for child in group.children()] == ["TILES", "LANDCOVER", "PSEUDOMASK"]
+
+
+def test_order_holds_where_qgis_adds_layers_to_the_group_itself(load, project):
+    group = project.layerTreeRoot().addGroup("Map land cover from tags")
+    bridge = project.layerTreeRegistryBridge()
+    bridge.setLayerInsertionPoint(QgsLayerTreeRegistryBridge.InsertionPoint(group, 0))
+    load("maplandcover", {"LANDCOVER": CLASSES, "PSEUDOMASK": CLASSES, "TILES": TAGS})
+    bridge.setLayerInsertionPoint(QgsLayerTreeRegistryBridge.InsertionPoint(project.layerTreeRoot(), 0))
     assert [child.name() for child in group.children()] == ["TILES", "LANDCOVER", "PSEUDOMASK"]
 
 

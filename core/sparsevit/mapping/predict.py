@@ -30,6 +30,8 @@ from sparsevit.reporting import Reporter
 from sparsevit.settings import STRICT
 
 GSD_TOLERANCE = 0.1
+UNLIKE = 1e3
+"""Normalised value of nodata for the edges: like no spectrum, so that nothing leaks across its border."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -87,8 +89,10 @@ def edge_refiner(model: LandCoverModel, edges: EdgeSettings) -> Callable[[FloatA
     """Refine evidence `[K, H, W]` by raw bands `[C, H, W]`, normalised as the model does."""
 
     def refine(evidence: FloatArray, values: FloatArray) -> FloatArray:
-        bands = model.normalise(torch.from_numpy(values)[None].to(model.mean.device))
-        return sharpen(evidence, bands, edges)
+        raw = torch.from_numpy(values)[None].to(model.mean.device)
+        bands = model.normalise(raw)
+        nodata = ~torch.isfinite(raw).any(dim=1, keepdim=True)
+        return sharpen(evidence, bands.masked_fill(nodata, UNLIKE), edges)
 
     return refine
 

@@ -6,6 +6,7 @@ map as the sum of one embedding per sensor, so early fusion of sensors is simply
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -13,7 +14,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from sparsevit.models import torchvision_compat  # noqa: F401 (before timm)
 from sparsevit.models.gates import GateMode, HeadGates
@@ -116,13 +116,10 @@ class GatedAttention(nn.Module):
 
 
 def _linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
-    """A linear layer; one without inputs or outputs (all heads removed) has no weights to initialise."""
-    if inputs and outputs:
+    """A linear layer; with all heads removed it has no weights, about which torch would warn."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors")
         return nn.Linear(inputs, outputs, bias)
-    layer: nn.Linear = skip_init(nn.Linear, inputs, outputs, bias)
-    if bias:
-        nn.init.zeros_(layer.bias)
-    return layer
 
 
 class Block(nn.Module):

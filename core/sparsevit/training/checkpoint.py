@@ -19,7 +19,9 @@ from sparsevit.outputs import whole_file
 
 @dataclass
 class Checkpoint:
-    """Counters of a phase, and the best weights so far where early stopping keeps them."""
+    """Counters of a phase, the best weights so far where early stopping keeps them, and what run it belongs to."""
+
+    run: str = ""
 
     epoch: int = 0
     best_value: float = float("inf")
@@ -38,14 +40,20 @@ def save_checkpoint(path: Path, network: nn.Module, optimiser: Optimizer, state:
                 tensors[f"optimiser.{index}.{key}"] = value
             else:
                 plain[f"{index}.{key}"] = value
-    card = {"epoch": state.epoch, "best_value": state.best_value, "since_best": state.since_best, "plain": plain}
+    card = {
+        "run": state.run,
+        "epoch": state.epoch,
+        "best_value": state.best_value,
+        "since_best": state.since_best,
+        "plain": plain,
+    }
     with whole_file(path) as partial:
         contiguous = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         save_file(contiguous, partial, metadata={"checkpoint": json.dumps(card)})
 
 
-def load_checkpoint(path: Path, network: nn.Module, optimiser: Optimizer) -> Checkpoint:
-    """Restore a network and its optimiser in place.
+def load_checkpoint(path: Path, network: nn.Module, optimiser: Optimizer, run: str) -> Checkpoint:
+    """Restore a network and its optimiser in place; `run` is the fingerprint of the run that wants to go on.
 
     Raises:
         InputError: The file is damaged or belongs to other settings.
@@ -54,6 +62,8 @@ def load_checkpoint(path: Path, network: nn.Module, optimiser: Optimizer) -> Che
         with safe_open(path, framework="pt") as file:
             card = json.loads(file.metadata()["checkpoint"])
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+        if card["run"] != run:
+            raise KeyError("another run")
         network.load_state_dict(_below(tensors, "network."))
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as err:
         raise InputError(
@@ -68,7 +78,7 @@ def load_checkpoint(path: Path, network: nn.Module, optimiser: Optimizer) -> Che
         entries.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
     best = _below(tensors, "best.") or None
-    return Checkpoint(card["epoch"], card["best_value"], card["since_best"], best)
+    return Checkpoint(run, card["epoch"], card["best_value"], card["since_best"], best)
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from sparsevit.models.hardware import HardwareSettings, resolve_device, resolve_precision
 from sparsevit.reporting import Reporter
 from sparsevit.settings import STRICT
-from sparsevit.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from sparsevit.training.checkpoint import Checkpoint, fingerprint, load_checkpoint, save_checkpoint
 
 CLIP_NORM = 1.0
 
@@ -118,7 +118,9 @@ def fit(
     wrapped: Any = fabric.setup_optimizers(optimiser)
     peaks = [group["lr"] for group in optimiser.param_groups]
     file = checkpoints / f"{phase.name}.checkpoint" if checkpoints else None
-    state = load_checkpoint(file, phase.network, optimiser) if file and file.is_file() else Checkpoint()
+    run = fingerprint(settings, phase.name, phase.count, phase.epochs)
+    resumed = load_checkpoint(file, phase.network, optimiser, run) if file and file.is_file() else None
+    state = resumed or Checkpoint(run)
     for epoch in range(state.epoch, phase.epochs):
         torch.manual_seed(seed_for(settings, phase.name, epoch))
         phase.network.train()
