@@ -21,6 +21,8 @@ PLUGIN_SOURCES := $(shell find sparsevit_qgis resources/icons resources/schemes 
 # The engine's interpreter, as users would set it; QGIS without a display.
 export SPARSEVIT_PYTHON := $(abspath $(ENGINE_PYTHON))
 export QT_QPA_PLATFORM := offscreen
+# Waiting threads sleep in place of spinning, so that tests beside other work stay fast.
+export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help env qgis plugin demo test test-core test-plugin test-system lint package bench clean

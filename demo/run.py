@@ -125,14 +125,17 @@ def draw(folder: Path) -> None:
 def table(results: dict[str, dict[str, str]], seconds: float) -> str:
     """What was made and how good it is, in a few lines."""
     mapped = results["map"]
+    everywhere = float(results["land cover"]["PIXELS"])
     lines = [
         "",
-        f"{'against the reference':<24}{'mIoU':>7}{'OA':>7}{'AA':>7}{'pixels':>10}",
+        f"{'against the reference':<24}{'mIoU':>7}{'OA':>7}{'AA':>7}{'of pixels':>11}",
         *(
-            f"{name:<24}{float(r['MIOU']):>7.3f}{float(r['OA']):>7.3f}{float(r['AA']):>7.3f}{int(float(r['PIXELS'])):>10}"
+            f"{name:<24}{float(r['MIOU']):>7.3f}{float(r['OA']):>7.3f}{float(r['AA']):>7.3f}"
+            f"{100 * float(r['PIXELS']) / everywhere:>9.0f} %"
             for name, r in results.items()
             if name != "map"
         ),
+        "(the pseudomask leaves what is unsure without a class; those pixels do not count against it)",
         "",
         f"attention heads kept    {mapped['HEADS_KEPT']} of {mapped['HEADS_TOTAL']}",
         f"tags, validation blocks macro F1 {float(mapped['MACRO_F1']):.3f}, mAP {float(mapped['MEAN_AP']):.3f}",
