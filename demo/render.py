@@ -212,11 +212,8 @@ def main() -> None:
     project.setCrs(layers["scene"].crs())
     layout = compose(project, layers, results)
     project.layoutManager().addLayout(layout)
-    image = QgsLayoutExporter.ImageExportSettings()
-    image.dpi = DPI
-    image.exportMetadata = False
-    outcome = QgsLayoutExporter(layout).exportToImage(str(results / "map.png"), image)
-    if outcome != QgsLayoutExporter.ExportResult.Success or not project.write(str(results / "project.qgz")):
+    picture = QgsLayoutExporter(layout).renderPageToImage(0, dpi=DPI)
+    if not (picture.save(str(results / "map.png")) and project.write(str(results / "project.qgz"))):
         sys.exit("The picture or the project could not be written.")
 
 

@@ -62,7 +62,7 @@ def test_radar_changes_the_map(qgis: QgisProcess, mapped: Path) -> None:
         raster.write(decibels[:, ::-1, ::-1])
         raster.descriptions = names
     real = probabilities(qgis, mapped, RADAR, "real")
-    changed = probabilities(qgis, mapped, flipped, "flipped")
+    changed = probabilities(qgis, mapped, flipped, "changed")
     assert np.abs(real - changed).mean() > 1e-3
     assert np.array_equal(real, probabilities(qgis, mapped, RADAR, "again"))  # nothing else changes it
 
