@@ -206,7 +206,7 @@ def mask_balance(masks: Tensor, classes: int) -> Tensor:
     """Weight of each class `[K]` in the cross-entropy: inverse root of its share of the labelled pixels, mean 1.
 
     The masks hold few pixels of rare classes and, being restricted to the tags, none where a class covers less than
-    the presence threshold; unweighted they teach the network to leave rare classes out.
+    the presence threshold; the weight is meant to keep the network from leaving rare classes out.
     """
     counts = torch.bincount(masks[masks != IGNORE], minlength=classes).float().clamp_min(1)
     weight = counts.rsqrt()
