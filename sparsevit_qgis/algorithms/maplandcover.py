@@ -73,7 +73,7 @@ class MapLandCover(MapGroup, EngineAlgorithm):
             ),
             fields.raster_output("LANDCOVER", tr("Land cover"), tr("The map: a GeoTIFF with legend, 255 is nodata.")),
             fields.raster_output(
-                "CONFIDENCE", tr("Confidence"), tr("Probability of the mapped class, 0–1, as the network sees it.")
+                "CONFIDENCE", tr("Confidence"), tr("Margin between the two best classes, 0–1, as the network sees it.")
             ),
             fields.raster_output(
                 "PSEUDOMASK", tr("Pseudomask"), tr("The first map, that the refinement started from.")

@@ -46,7 +46,7 @@ class PredictLandCover(MapGroup, EngineAlgorithm):
             *settings.hardware(),
             fields.raster_output("OUTPUT", tr("Land cover"), tr("The map: a GeoTIFF with legend, 255 is nodata.")),
             fields.raster_output(
-                "CONFIDENCE", tr("Confidence"), tr("Probability of the mapped class, 0–1 (.tif)."), optional=True
+                "CONFIDENCE", tr("Confidence"), tr("Margin between the two best classes, 0–1 (.tif)."), optional=True
             ),
             fields.raster_output(
                 "PROBABILITIES",

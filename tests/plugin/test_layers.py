@@ -25,11 +25,14 @@ def project():
 
 
 @pytest.fixture
-def load(project, algorithm, tmp_path):
-    """A function that loads results as the Processing dialog does, and gives the names in the layer tree."""
-    from processing.gui.Postprocessing import handleAlgorithmResults
+def load(project, algorithm, tmp_path, monkeypatch):
+    """A function that loads results as the Processing dialog does."""
+    from processing.gui import Postprocessing
 
     from sparsevit_qgis.algorithms import layers
+
+    # QGIS 3.44 fills the view of its window, which there is none of here.
+    monkeypatch.setattr(Postprocessing, "iface", None, raising=False)
 
     def show(name, results):
         tool = algorithm(name)
@@ -44,7 +47,7 @@ def load(project, algorithm, tmp_path):
             outputs[output] = path
         layers.arrange(tool, outputs, context)
         gc.collect()
-        assert handleAlgorithmResults(tool, context, QgsProcessingFeedback(), parameters={})
+        assert Postprocessing.handleAlgorithmResults(tool, context, QgsProcessingFeedback(), parameters={})
         return tool
 
     return show
