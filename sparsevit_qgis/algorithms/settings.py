@@ -225,6 +225,13 @@ def training():
                 1,
             ),
             number(
+                "DEVICES",
+                tr("Devices"),
+                tr("Devices that share each training batch: GPUs of this computer, or processes on its CPU."),
+                1,
+                1,
+            ),
+            number(
                 "PATIENCE",
                 tr("Patience (epochs)"),
                 tr("Stop the first phase after so many epochs without a better validation loss; 0 never stops."),

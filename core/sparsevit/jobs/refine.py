@@ -17,11 +17,13 @@ from sparsevit.geodata.legend import ClassScheme, parse_scheme
 from sparsevit.geodata.scene import open_scene
 from sparsevit.geodata.tile_index import TileIndex, groups, read_tile_index
 from sparsevit.jobs.base import Job, Request, Result, absolute
+from sparsevit.jobs.group import on_devices
 from sparsevit.jobs.pseudomask import mask_name
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.model_file import load_model, save_model
 from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
+from sparsevit.training import group
 from sparsevit.training.loop import TrainingSettings, make_fabric
 from sparsevit.training.refinement import IGNORE, Refinement, RefinementSettings, refine
 from sparsevit.training.tagged import load_training_data
@@ -65,6 +67,7 @@ class RefineResult(Result):
     seconds: float
 
 
+@on_devices
 def run(request: RefineRequest, reporter: Reporter) -> RefineResult:
     """Refine and write the land-cover model."""
     started = time.monotonic()
@@ -94,7 +97,8 @@ def run(request: RefineRequest, reporter: Reporter) -> RefineResult:
     metrics = card.metrics | {"evidence_tag_loss": refinement.evidence_tag_loss, "map_tag_loss": refinement.tag_loss}
     settings = card.settings | {"refinement": asdict(request.refinement)}
     changes = {"kind": "landcover", "metrics": metrics, "settings": settings}
-    save_model(request.output, refinement.model, type(card)(**(vars(card) | changes)))
+    if group.rank() == 0:
+        save_model(request.output, refinement.model, type(card)(**(vars(card) | changes)))
     return RefineResult(
         output=absolute(request.output),
         evidence_tag_loss=refinement.evidence_tag_loss,

@@ -11,11 +11,13 @@ from pydantic import Field
 from sparsevit.errors import InputError
 from sparsevit.geodata.tile_index import read_tile_index
 from sparsevit.jobs.base import Job, Request, Result, absolute
+from sparsevit.jobs.group import on_devices
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.model_file import ModelCard, parameter_count, save_model
 from sparsevit.models.vit import REFERENCE_TILE
 from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
+from sparsevit.training import group
 from sparsevit.training.checkpoint import fingerprint
 from sparsevit.training.classifier import ClassifierSettings, TrainedClassifier, architecture_for, train_classifier
 from sparsevit.training.loop import TrainingSettings, make_fabric
@@ -59,11 +61,14 @@ class TrainResult(Result):
     seconds: float
 
 
+@on_devices
 def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
     """Train a classifier and write its model file."""
     started = time.monotonic()
     check_writable(request.output, (".safetensors",))
-    _prepare_checkpoints(request)
+    if group.rank() == 0:
+        _prepare_checkpoints(request)
+    group.wait()
     index = read_tile_index(request.tiles)
     data = load_training_data(index, request.scene, request.classes, request.bands, reporter.part(0, 0.05))
     settings = request.classifier
@@ -98,7 +103,8 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
         {k: v for k, v in metrics.items() if v is not None},
         {"classifier": asdict(settings), "training": asdict(request.training)},
     )
-    save_model(request.output, trained.model, card)
+    if group.rank() == 0:
+        save_model(request.output, trained.model, card)
     return TrainResult(
         output=absolute(request.output),
         classes=data.scheme.names,

@@ -20,6 +20,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from sparsevit.models.hardware import HardwareSettings, resolve_device, resolve_precision
 from sparsevit.reporting import Reporter
 from sparsevit.settings import STRICT
+from sparsevit.training import group
 from sparsevit.training.checkpoint import Checkpoint, fingerprint, load_checkpoint, save_checkpoint
 
 CLIP_NORM = 1.0
@@ -47,6 +48,9 @@ class TrainingSettings:
         description="Stop the first phase after so many epochs without a better validation loss; 0: never.",
     )
     seed: int = Field(default=0, ge=0, description="Seed of everything random.")
+    devices: int = Field(
+        default=1, ge=1, description="Devices that share each batch: GPUs of this machine, or processes on its CPU."
+    )
 
 
 @plain_dataclass
@@ -80,7 +84,8 @@ def make_fabric(hardware: HardwareSettings) -> Fabric:
     """Fabric on the chosen device and precision."""
     device = resolve_device(hardware)
     precision: Any = resolve_precision(hardware, device)
-    return Fabric(accelerator=device.type, devices=1, precision=precision)
+    devices: Any = [group.rank()] if device.type == "cuda" else 1
+    return Fabric(accelerator=device.type, devices=devices, precision=precision)
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -116,7 +121,7 @@ def fit(
     groups = phase.parameters or parameter_groups(phase.network, settings.weight_decay)
     optimiser = _optimiser(groups, settings, phase.learning_rate or settings.learning_rate)
     wrapped: Any = fabric.setup_optimizers(optimiser)
-    peaks = [group["lr"] for group in optimiser.param_groups]
+    peaks = [g["lr"] for g in optimiser.param_groups]
     file = checkpoints / f"{phase.name}.checkpoint" if checkpoints else None
     run = fingerprint(settings, phase.name, phase.count, phase.epochs)
     resumed = load_checkpoint(file, phase.network, optimiser, run) if file and file.is_file() else None
@@ -129,14 +134,15 @@ def fit(
         for k, positions in enumerate(order):
             reporter.check()
             with fabric.autocast():
-                loss = phase.loss(positions)
+                loss = phase.loss(group.share_of(positions))
             fabric.backward(loss / settings.accumulation)
             losses.append(loss.detach())
             if (k + 1) % settings.accumulation == 0 or k + 1 == len(order):
+                group.average_gradients(phase.network)
                 fabric.clip_gradients(network, wrapped, max_norm=CLIP_NORM, error_if_nonfinite=False)
                 done = (epoch + (k + 1) / len(order)) / phase.epochs
-                for group, peak in zip(optimiser.param_groups, peaks, strict=True):
-                    group["lr"] = peak * _rate(done, settings)
+                for parameters, peak in zip(optimiser.param_groups, peaks, strict=True):
+                    parameters["lr"] = peak * _rate(done, settings)
                 wrapped.step()
                 optimiser.zero_grad()
                 if phase.after_step:
@@ -146,7 +152,7 @@ def fit(
         state.epoch = epoch + 1
         if _stops(phase, settings, state, reporter):
             state.epoch = phase.epochs
-        if file:
+        if file and group.rank() == 0:
             save_checkpoint(file, phase.network, optimiser, state)
         if state.epoch == phase.epochs:
             break

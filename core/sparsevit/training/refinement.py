@@ -18,6 +18,7 @@ from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.unet import RefinementUNet
 from sparsevit.reporting import Reporter
 from sparsevit.settings import STRICT
+from sparsevit.training import group
 from sparsevit.training.augment import random_dihedral
 from sparsevit.training.loop import Phase, TrainingSettings, fit
 from sparsevit.training.losses import balance, class_fractions, fraction_loss, tag_loss, tag_probability
@@ -199,6 +200,7 @@ def train_unet(
     fit(phase, training, fabric, reporter)
     averaged = teacher.module
     assert isinstance(averaged, RefinementUNet)
+    group.average_buffers(averaged)  # each device has seen other tiles
     return averaged.eval()
 
 
