@@ -169,7 +169,7 @@ def classifier():
                     "SPECTRAL_EPOCHS",
                     tr("Spectral epochs"),
                     tr("Epochs of the small per-pixel network that adds colour to the transformer's evidence."),
-                    40,
+                    240,
                     1,
                 ),
                 switch(
@@ -268,7 +268,7 @@ def pseudomask():
                 "SPECTRAL_WEIGHT",
                 tr("Weight of the spectral network"),
                 tr("0: only the transformer; 1: only the per-pixel spectral network."),
-                0.3,
+                0.5,
             ),
             share(
                 "IGNORE_MARGIN",
@@ -323,9 +323,15 @@ def refinement():
     """Rounds of a segmentation network on the pseudomasks."""
     return [
         number(
-            "ROUNDS", tr("Rounds"), tr("Rounds of refinement; each starts from the masks of the round before."), 2, 1
+            "ROUNDS", tr("Rounds"), tr("Rounds of refinement; each learns from the masks of the round before."), 2, 1
         ),
-        number("REFINE_EPOCHS", tr("Epochs per round"), tr("Passes over all training tiles in each round."), 20, 1),
+        number(
+            "REFINE_EPOCHS",
+            tr("Epochs of refinement"),
+            tr("Passes over all training tiles in the first round; later rounds go on from it for half as many."),
+            40,
+            1,
+        ),
         *advanced(
             [
                 fields.text(

@@ -113,7 +113,7 @@ def rewrite(file: Path, state: dict[str, torch.Tensor], **changes: Any) -> None:
 
 def test_weights_that_do_not_fit_the_card_are_refused(file: Path) -> None:
     state = load_file(file)
-    state.pop("spectral.layers.0.weight")
+    state.pop("spectral.neighbourhood.weight")
     rewrite(file, state)
     assert "does not fit its own card" in refused(file).message
 

@@ -25,6 +25,7 @@ from sparsevit.training.refinement import (
     IGNORE,
     Refinement,
     RefinementSettings,
+    guarded,
     joined,
     map_tag_loss,
     refine,
@@ -109,13 +110,14 @@ def test_a_round_that_is_worse_is_refused_and_the_model_equals_the_evidence(
 ) -> None:
     sure = copy.deepcopy(classifier)
     assert sure.spectral is not None
-    nn.init.zeros_(sure.spectral.layers[0].weight)  # the toy's bands are its classes: read them off
+    first, (_, second, _, last) = sure.spectral.neighbourhood, sure.spectral.layers
+    nn.init.zeros_(first.weight)  # the toy's bands are its classes: read them off
     for k in range(3):
-        sure.spectral.layers[0].weight.data[k, k, 1, 1] = 3
-    sure.spectral.layers[2].weight.data = torch.eye(8)[:, :, None, None]
-    sure.spectral.layers[4].weight.data = 2 * torch.eye(3, 8)[:, :, None, None]
-    for layer in (0, 2, 4):
-        sure.spectral.layers[layer].bias.data.zero_()
+        first.weight.data[k, k, 1, 1] = 3
+    second.weight.data = torch.eye(8)[:, :, None, None]
+    last.weight.data = 2 * torch.eye(3, 8)[:, :, None, None]
+    for layer in (first, second, last):
+        nn.init.zeros_(layer.bias)
     turned = (MASKS + 1) % 3  # every pixel wrong
     result = refined(sure, fabric, turned, fraction_weight=0.0, refine_epochs=2)
     assert [r.accepted for r in result.rounds] == [False]
@@ -202,3 +204,20 @@ def test_a_batch_of_one_small_tile_can_be_learned_from(fabric: Fabric) -> None:
     chosen = RefinementSettings(rounds=1, refine_epochs=1)
     result = refine(model, EVIDENCE, chosen, tiles, masks, None, TRAINING, fabric, Diary())
     assert len(result.rounds) == 1
+
+
+def test_the_guard_takes_the_largest_weight_that_explains_the_tags_as_well(
+    classifier: LandCoverModel, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = {1.0: 0.5, 0.8: 0.3, 0.65: 0.2, 0.5: 0.1, 0.35: 0.4}
+    asked = []
+
+    def tag_loss_of(view: LandCoverModel, *_: object) -> float:
+        asked.append(view.architecture.weights["unet"])
+        return losses[asked[-1]]
+
+    monkeypatch.setattr("sparsevit.training.refinement.map_tag_loss", tag_loss_of)
+    for limit, weight in ((0.6, 1.0), (0.3, 0.8), (0.25, 0.65), (0.05, 0.5)):  # nothing reaches 0.05: the best of all
+        view, loss = guarded(classifier, "resnet18", EVIDENCE, TILES, limit, fabric)
+        assert view.architecture.weights["unet"] == weight and loss == losses[weight]
+    assert set(asked) == set(BLENDS)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sparsevit.models.gates import GateMode
 from sparsevit.models.model_file import parameter_count
+from sparsevit.models.spectral import SpectralNetwork
 from sparsevit.models.vit import PRESETS, GatedAttention, SparseViT, ViTConfig, preset_config
 from sparsevit.weak.attention import class_attention, head_maps, open_heads
 
@@ -256,3 +257,11 @@ def test_a_patch_of_the_tile_is_the_same_patch_of_the_class_map(i: int, j: int) 
 
 def test_head_maps_of_a_closed_block_are_empty_rather_than_an_error() -> None:
     assert head_maps(torch.zeros(2, 0, 10, 10), 3, 12).shape == (2, 0, 12, 12)
+
+
+def test_the_spectral_network_at_a_stride_is_the_whole_one_sampled() -> None:
+    network, tiles = SpectralNetwork(3, 4, 8), torch.randn(2, 3, 10, 9)
+    with torch.inference_mode():
+        whole = network(tiles)
+        for stride in (1, 2, 3, 4):
+            assert torch.allclose(network(tiles, stride), whole[..., ::stride, ::stride], atol=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -16,15 +17,25 @@ class SpectralNetwork(nn.Module):
 
     def __init__(self, channels: int, classes: int, width: int = 64) -> None:
         super().__init__()
+        self.neighbourhood = nn.Conv2d(channels, width, 3)
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1, padding_mode="replicate"),
             nn.GELU(),
             nn.Conv2d(width, width, 1),
             nn.GELU(),
             nn.Conv2d(width, classes, 1),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Class logits `[B, K, H, W]` of normalised tiles `[B, C, H, W]`."""
-        logits: Tensor = self.layers(x)
+    def forward(self, x: Tensor, stride: int = 1) -> Tensor:
+        """Class logits of normalised tiles `[B, C, H, W]`.
+
+        Args:
+            x: Normalised tiles.
+            stride: Only every n-th pixel of every n-th row, from the first one on.
+
+        Returns:
+            Logits `[B, K, ⌈H / stride⌉, ⌈W / stride⌉]`.
+        """
+        n = self.neighbourhood
+        hidden = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), n.weight, n.bias, stride=stride)
+        logits: Tensor = self.layers(hidden)
         return logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 
@@ -25,8 +26,8 @@ from sparsevit.training.losses import balance, class_fractions, fraction_loss, t
 from sparsevit.training.tiles import TaggedTiles
 
 IGNORE = -1
-BLENDS = (0.35, 0.5, 0.65, 0.8, 1.0)
-"""Weights of the U-Net against the evidence that the guard chooses from."""
+BLENDS = (1.0, 0.8, 0.65, 0.5, 0.35)
+"""Weights of the U-Net against the evidence, in the order in which the guard tries them."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -34,8 +35,10 @@ class RefinementSettings:
     """Rounds of a U-Net on pseudomasks."""
 
     encoder: str = Field(default="resnet18", description="Encoder name of segmentation_models_pytorch.")
-    rounds: int = Field(default=2, ge=1, description="Rounds; each starts from the masks of the round before.")
-    refine_epochs: int = Field(default=20, ge=1, description="Epochs of each round.")
+    rounds: int = Field(default=2, ge=1, description="Rounds; each learns from the masks of the round before.")
+    refine_epochs: int = Field(
+        default=40, ge=1, description="Epochs of the first round; later rounds go on from it for half as many."
+    )
     mask_weight: float = Field(
         default=0.3, gt=0, description="Weight of the cross-entropy on the masks, in which rare classes count more."
     )
@@ -100,11 +103,12 @@ def refine(
 ) -> Refinement:
     """Train rounds of U-Nets.
 
-    Each round starts from fresh weights and learns the masks with cross-entropy and label smoothing, plus the
-    class-fraction loss that keeps each tile's prediction consistent with its tags. Its averaged teacher is joined
-    with the evidence at the weight that explains the tags of held-out tiles best (no masks needed); the round is
-    accepted if that is at least as good as before. The next masks are the joint prediction restricted to the tags,
-    without its uncertain pixels.
+    Each round learns the masks with cross-entropy and label smoothing, plus the class-fraction loss that keeps each
+    tile's prediction consistent with its tags; the first starts from fresh weights, the others go on from the round
+    before. The averaged teacher is joined with the evidence at the largest weight at which the tags of held-out tiles
+    are explained at least as well as before (no masks needed); if there is none, the round is refused. Tags see
+    extent, not edges, so at equal tags the U-Net is preferred. The next masks are the joint prediction restricted to
+    the tags, without its uncertain pixels.
 
     Args:
         classifier: Model behind the pseudomasks.
@@ -123,14 +127,13 @@ def refine(
     fabric.to_device(best)
     start = best_loss = map_tag_loss(best, judge, fabric)
     rounds: list[Round] = []
+    total = epochs_of(settings, settings.rounds)
     for number in range(1, settings.rounds + 1):
-        part = reporter.part((number - 1) / settings.rounds, number / settings.rounds, f"round {number}")
+        begun, done = epochs_of(settings, number - 1) / total, epochs_of(settings, number) / total
+        part = reporter.part(begun, done, f"round {number}")
         candidate = copy.deepcopy(classifier)
-        candidate.unet = train_unet(candidate, settings, tiles, masks, training, fabric, number, part)
-        loss, weight = min(
-            (map_tag_loss(joined(candidate, settings.encoder, evidence_weights, w), judge, fabric), w) for w in BLENDS
-        )
-        candidate = joined(candidate, settings.encoder, evidence_weights, weight)
+        candidate.unet = train_unet(candidate, settings, tiles, masks, training, fabric, number, part, best.unet)
+        candidate, loss = guarded(candidate, settings.encoder, evidence_weights, judge, best_loss, fabric)
         fresh = restricted_masks(candidate, tiles, settings.min_confidence, fabric)
         changed = float(((fresh != masks) & (fresh != IGNORE) & (masks != IGNORE)).float().mean())
         accepted = loss <= best_loss
@@ -142,6 +145,24 @@ def refine(
             break
     reporter.progress(1.0)
     return Refinement(best.eval(), start, best_loss, rounds)
+
+
+def epochs_of(settings: RefinementSettings, rounds: int) -> int:
+    """Epochs of the first `rounds` rounds together."""
+    return sum(settings.refine_epochs if k == 0 else math.ceil(settings.refine_epochs / 2) for k in range(rounds))
+
+
+def guarded(
+    model: LandCoverModel, encoder: str, evidence: dict[str, float], judge: TaggedTiles, limit: float, fabric: Fabric
+) -> tuple[LandCoverModel, float]:
+    """The first join in `BLENDS` whose held-out tag loss is at most `limit`, else the best one; and that loss."""
+    tried = []
+    for weight in BLENDS:
+        view = joined(model, encoder, evidence, weight)
+        tried.append((view, map_tag_loss(view, judge, fabric)))
+        if tried[-1][1] <= limit:
+            return tried[-1]
+    return min(tried, key=lambda pair: pair[1])
 
 
 def joined(model: LandCoverModel, encoder: str, evidence: dict[str, float], weight: float) -> LandCoverModel:
@@ -161,14 +182,17 @@ def train_unet(
     fabric: Fabric,
     number: int,
     reporter: Reporter,
+    start: RefinementUNet | None = None,
 ) -> RefinementUNet:
-    """Train a U-Net from fresh weights; returns its average over steps (the teacher).
+    """Train a U-Net; returns its average over steps (the teacher).
 
-    Without masks it learns from the tags alone: the control that shows what pseudomasks add.
+    Without masks it learns from the tags alone: the control that shows what pseudomasks add. It goes on from the
+    weights of `start`, in half the epochs at half the learning rate, or starts from fresh ones.
     """
     torch.manual_seed(training.seed + number)
     a = model.architecture
-    network = fabric.to_device(RefinementUNet(settings.encoder, a.channels, a.classes))
+    network = copy.deepcopy(start) if start else RefinementUNet(settings.encoder, a.channels, a.classes)
+    fabric.to_device(network)
     teacher = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
     weights = balance(tiles.tags).to(fabric.device)
     class_weight = None if masks is None else mask_balance(masks, a.classes).to(fabric.device)
@@ -194,8 +218,9 @@ def train_unet(
         network,
         loss,
         len(tiles),
-        settings.refine_epochs,
+        epochs_of(settings, 1) if start is None else epochs_of(settings, 2) - epochs_of(settings, 1),
         after_step=lambda _: teacher.update_parameters(network),
+        learning_rate=training.learning_rate / (1 if start is None else 2),
     )
     fit(phase, training, fabric, reporter)
     averaged = teacher.module

@@ -45,7 +45,7 @@ class PseudomaskSettings:
         description="How clusters get their class. assignment: optimal, by the evidence; rank: the published rule.",
     )
     spectral_weight: float = Field(
-        default=0.3, ge=0, le=1, description="Weight of the spectral network against the transformer (0–1)."
+        default=0.5, ge=0, le=1, description="Weight of the spectral network against the transformer (0–1)."
     )
     ignore_margin: float = Field(
         default=0.4,
