@@ -7,6 +7,7 @@ from .generatepseudomasks import GeneratePseudomasks
 from .maplandcover import MapLandCover
 from .predictlandcover import PredictLandCover
 from .refinelandcover import RefineLandCover
+from .suggesttiles import SuggestTiles
 from .tagtiles import TagTiles
 from .trainclassifier import TrainClassifier
 
@@ -15,6 +16,7 @@ ALGORITHMS = (
     CreateTiles,
     TagTiles,
     TrainClassifier,
+    SuggestTiles,
     GeneratePseudomasks,
     RefineLandCover,
     PredictLandCover,

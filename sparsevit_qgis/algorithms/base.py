@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from qgis.core import QgsProcessingAlgorithm, QgsProcessingException, QgsProcessingOutputNumber
+from qgis.core import QgsMapLayerType, QgsProcessingAlgorithm, QgsProcessingException, QgsProcessingOutputNumber
 from qgis.PyQt.QtGui import QIcon
 
 from ..engine import interpreter, worker
 from ..text import resource, tr
 from . import checks, layers
-from .request import destinations_of, request_of
+from .request import destinations_of, request_of, vector_path
 from .wording import in_words_of_qgis
 
 
@@ -119,3 +119,20 @@ class TrainingGroup:
 
     def groupId(self):
         return "steps"
+
+
+class IntoTiles:
+    """The algorithms that write into the tile index itself unless another output is given."""
+
+    def processAlgorithm(self, parameters, context, feedback):
+        results = super().processAlgorithm(parameters, context, feedback)
+        return {"OUTPUT": self._inputs["tiles"], **results}
+
+    def postProcessAlgorithm(self, context, feedback):
+        """Show what is new in a layer of the project that is the file that was written."""
+        layers_of_project = context.project().mapLayers().values() if context.project() else ()
+        for layer in layers_of_project:
+            if layer.type() == QgsMapLayerType.VectorLayer and vector_path(layer) == self._inputs["tiles"]:
+                layer.dataProvider().reloadData()
+                layer.updateFields()
+        return {}

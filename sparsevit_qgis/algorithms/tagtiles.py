@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from qgis.core import QgsMapLayerType
-
 from ..text import tr
 from . import fields, inputs, settings
-from .base import EngineAlgorithm, TrainingGroup
+from .base import EngineAlgorithm, IntoTiles, TrainingGroup
 from .checks import label, missing
-from .request import vector_layer, vector_path
+from .request import vector_layer
 
 
-class TagTiles(TrainingGroup, EngineAlgorithm):
+class TagTiles(IntoTiles, TrainingGroup, EngineAlgorithm):
     """Job `tag`."""
 
     JOB = "tag"
@@ -60,19 +58,6 @@ class TagTiles(TrainingGroup, EngineAlgorithm):
 
     def inconsistency(self, parameters, context):
         return tag_problem(self, parameters, context, needs_layer=False)
-
-    def processAlgorithm(self, parameters, context, feedback):
-        results = super().processAlgorithm(parameters, context, feedback)
-        return {"OUTPUT": self._inputs["tiles"], **results}
-
-    def postProcessAlgorithm(self, context, feedback):
-        """Show new tags in a layer of the project that is the file that was written."""
-        layers = context.project().mapLayers().values() if context.project() else ()
-        for layer in layers:
-            if layer.type() == QgsMapLayerType.VectorLayer and vector_path(layer) == self._inputs["tiles"]:
-                layer.dataProvider().reloadData()
-                layer.updateFields()
-        return {}
 
 
 def tag_problem(algorithm, parameters, context, needs_layer):

@@ -17,6 +17,7 @@ IDS = [
     "maplandcover",
     "predictlandcover",
     "refinelandcover",
+    "suggesttiles",
     "tagtiles",
     "trainclassifier",
 ]

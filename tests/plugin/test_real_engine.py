@@ -26,14 +26,16 @@ def steps(plugin, tmp_path_factory):
     source = str(SAMPLE / "virginia" / "s2_10m.tif")
     processing.run("gdal:cliprasterbyextent", {"INPUT": source, "PROJWIN": EXTENT, "OUTPUT": scene})
     tags = str(SAMPLE / "virginia" / "tags.gpkg")
-    tiles, classifier = str(folder / "tiles.gpkg"), str(folder / "classifier.safetensors")
+    tiles, untagged, classifier = (str(folder / n) for n in ("tiles.gpkg", "untagged.gpkg", "classifier.safetensors"))
     pseudomask, model, landcover = (str(folder / n) for n in ("pseudomask.tif", "model.safetensors", "landcover.tif"))
     done = {"folder": folder, "scene": scene}
     for name, values in (
         ("checkengine", {}),
         ("createtiles", {"SCENE": [scene], "BLOCK_SIZE_M": 1280, "GAP_M": 0, "OUTPUT": tiles}),
+        ("createtiles", {"SCENE": [scene], "BLOCK_SIZE_M": 1280, "GAP_M": 0, "OUTPUT": untagged}),
         ("tagtiles", {"TILES": tiles, "SOURCE": "text", "LAYER": tags, "FIELD": "classes"}),
         ("trainclassifier", {"TILES": tiles, "OUTPUT": classifier, **TINY}),
+        ("suggesttiles", {"TILES": untagged, "CLASSIFIER": classifier, "OUTPUT": str(folder / "ranked.gpkg")}),
         ("generatepseudomasks", {"TILES": tiles, "MODEL": classifier, "OUTPUT": pseudomask}),
         (
             "refinelandcover",

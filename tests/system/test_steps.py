@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
@@ -16,7 +17,7 @@ def test_all_algorithms_are_listed(qgis: QgisProcess) -> None:
     listed = qgis.call("list").out
     for name in ("maplandcover", "createtiles", "tagtiles", "trainclassifier", "generatepseudomasks"):
         assert f"sparsevit:{name}" in listed
-    for name in ("refinelandcover", "predictlandcover", "assessaccuracy", "checkengine"):
+    for name in ("suggesttiles", "refinelandcover", "predictlandcover", "assessaccuracy", "checkengine"):
         assert f"sparsevit:{name}" in listed
 
 
@@ -38,6 +39,18 @@ def test_map_lies_on_the_grid_of_the_scene_and_carries_its_legend(place: Place) 
         assert landcover.nodata == 255 and landcover.dtypes == ("uint8",)
         assert landcover.colormap(1)[10][:3] == (0x1C, 0x0D, 0xFF)  # Water of DFC2020
         assert set(np.unique(landcover.read(1))) <= set(range(1, 11)) | {255}
+
+
+def test_untagged_tiles_are_ranked_in_their_own_table(qgis: QgisProcess, place: Place) -> None:
+    untagged = place.folder / "untagged.gpkg"
+    scene = [place.scene, place.scene_20m]
+    assert qgis.run("createtiles", SCENE=scene, OUTPUT=untagged, **TILING).code == 0
+    done = qgis.run("suggesttiles", TILES=untagged, CLASSIFIER=place.classifier)
+    assert done.code == 0, done.reason
+    table = geopandas.read_file(untagged)
+    assert table["suggest_rank"].notna().sum() == int(done.results["RANKED"]) > 0
+    refused = qgis.run("suggesttiles", TILES=place.tiles, CLASSIFIER=place.classifier)
+    assert refused.code == 1 and "is tagged" in refused.reason
 
 
 def test_probabilities_sum_to_one(place: Place) -> None:

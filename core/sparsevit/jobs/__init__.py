@@ -16,6 +16,7 @@ JOBS = {
     "tag": "Write image-level labels into a tile index.",
     "train": "Train the classifier on tagged tiles.",
     "pseudomask": "Generate pseudomasks from a classifier.",
+    "suggest": "Suggest which untagged tiles to tag next.",
     "refine": "Train a segmentation network on the pseudomasks, in rounds.",
     "predict": "Map the land cover of a scene with a saved model.",
     "assess": "Assess a map against reference data.",
