@@ -18,6 +18,7 @@ def algorithm_names():
         "tag": tr("Tag tiles"),
         "train": tr("Train classifier"),
         "pseudomask": tr("Generate pseudomasks"),
+        "suggest": tr("Suggest tiles to tag"),
         "refine": tr("Refine land cover"),
         "predict": tr("Predict land cover"),
         "assess": tr("Assess accuracy"),
