@@ -90,6 +90,11 @@ def test_one_embedding_of_all_bands_is_the_sum_of_one_per_sensor() -> None:
     torch.testing.assert_close(embed(x), embed(first) + embed(second) - bias)
 
 
+def test_a_larger_tile_has_a_larger_class_map() -> None:
+    out = network()(torch.randn(2, 3, 16, 24))
+    assert out.token_logits is not None and out.token_logits.shape == (2, 5, 4, 6)
+
+
 # --- gates --------------------------------------------------------------------------------------------------------
 
 

@@ -139,6 +139,18 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x)), attention
 
 
+def resampled_positions(embedding: Tensor, grid: int, size: Sequence[int]) -> Tensor:
+    """The position embedding `[1, 1+grid², width]` for a grid of h × w patches `[1, 1+h·w, width]`.
+
+    Bilinear between patch centres (Segmenter, Strudel et al. 2021); the class token keeps its own position.
+    """
+    if tuple(size) == (grid, grid):
+        return embedding
+    patches = embedding[:, 1:].transpose(1, 2).unflatten(2, (grid, grid))
+    resampled = F.interpolate(patches, tuple(size), mode="bilinear", align_corners=False)
+    return torch.cat([embedding[:, :1], resampled.flatten(2).transpose(1, 2)], dim=1)
+
+
 class SparseViT(nn.Module):
     """The gated vision transformer."""
 
@@ -158,19 +170,34 @@ class SparseViT(nn.Module):
         """Classify tiles.
 
         Args:
-            x: Normalised tiles `[B, C, tile, tile]`.
+            x: Normalised tiles `[B, C, tile, tile]`; see `tokens` for other sizes.
             need_attention: Also return the attention of the last block.
         """
-        tokens = self.patch_embed(x).flatten(2).transpose(1, 2)  # (B, h·w, width), row-major
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], dim=1) + self.pos_embed
+        tokens, attention = self.tokens(x, need_attention)
+        maps = None
+        if self.token_head is not None:
+            grid = (x.shape[-2] // self.config.patch, x.shape[-1] // self.config.patch)
+            maps = self.token_head(tokens[:, 1:]).transpose(1, 2).unflatten(2, grid)
+        return ViTOutput(self.head(tokens[:, 0]), maps, attention)
+
+    def tokens(self, x: Tensor, need_attention: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Encode tiles.
+
+        Args:
+            x: Normalised tiles `[B, C, H, W]` of any size; sides are multiples of the patch.
+            need_attention: Also return the attention of the last block.
+
+        Returns:
+            Tokens of the last block `[B, 1+h·w, width]`, class token first, then patches row by row; its attention.
+        """
+        patches = self.patch_embed(x)
+        position = resampled_positions(self.pos_embed, self.config.grid, patches.shape[-2:])
+        patches = patches.flatten(2).transpose(1, 2)  # (B, h·w, width), row-major
+        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1) + position
         attention = None
         for i, block in enumerate(self.blocks):
             tokens, attention = block(tokens, need_attention and i == len(self.blocks) - 1)
-        maps = None
-        if self.token_head is not None:
-            logits = self.token_head(tokens[:, 1:]).transpose(1, 2)
-            maps = logits.reshape(len(x), -1, self.config.grid, self.config.grid)
-        return ViTOutput(self.head(tokens[:, 0]), maps, attention)
+        return tokens, attention
 
     def gates(self) -> list[HeadGates]:
         """The gates of every block, in order."""

@@ -44,10 +44,19 @@ def average_buffers(network: nn.Module) -> None:
 
 
 @torch.no_grad()
+def mean(values: Tensor) -> Tensor:
+    """The mean of a tensor over all processes, all of which must ask for it; without a group the tensor itself."""
+    if size() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / size()
+
+
+@torch.no_grad()
 def _average(tensors: list[Tensor]) -> None:
     if size() == 1 or not tensors:
         return
-    flat = parameters_to_vector(tensors)
-    dist.all_reduce(flat)
-    for tensor, mean in zip(tensors, (flat / size()).split([t.numel() for t in tensors]), strict=True):
-        tensor.copy_(mean.view_as(tensor))
+    flat = mean(parameters_to_vector(tensors))
+    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
