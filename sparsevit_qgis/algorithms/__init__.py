@@ -10,6 +10,7 @@ from .refinelandcover import RefineLandCover
 from .suggesttiles import SuggestTiles
 from .tagtiles import TagTiles
 from .trainclassifier import TrainClassifier
+from .vectorizelandcover import VectorizeLandCover
 
 ALGORITHMS = (
     MapLandCover,
@@ -21,5 +22,6 @@ ALGORITHMS = (
     RefineLandCover,
     PredictLandCover,
     AssessAccuracy,
+    VectorizeLandCover,
     CheckEngine,
 )

@@ -134,9 +134,14 @@ def raster_output(name, label, help_text, optional=False):
     return _explained(parameter, help_text)
 
 
+def polygons_output(name, label, help_text, optional=False):
+    """A polygon layer to write."""
+    return _explained(QgsProcessingParameterVectorDestination(name, label, _POLYGON, None, optional), help_text)
+
+
 def tile_index_output(name, label, help_text, optional=False):
     """A tile index to write."""
-    return _explained(QgsProcessingParameterVectorDestination(name, label, _POLYGON, None, optional), help_text)
+    return polygons_output(name, label, help_text, optional)
 
 
 def file_output(name, label, help_text, file_filter, optional=False, by_default=False):

@@ -1,7 +1,7 @@
 """How results appear in QGIS: grouped, in a sensible order, and with a legend.
 
-Class rasters need nothing: their colours and class names are inside the file. A post-processor does the rest, as a
-bonus for the desktop; `qgis_process` never calls it.
+Class rasters need nothing: their colours and class names are inside the file. A layer of class polygons carries its
+style too. A post-processor does the rest, as a bonus for the desktop; `qgis_process` never calls it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Arranger(QgsProcessingLayerPostProcessorInterface):
 
     def postProcessLayer(self, layer, context, feedback):
         if layer.type() == QgsMapLayerType.VectorLayer:
-            _outline(layer)
+            _style(layer)
         elif layer.bandCount() == 1 and layer.dataProvider().dataType(1) == Qgis.DataType.Float32:
             _colour_shares(layer)
         if self._group and context.project() is not None:
@@ -83,6 +83,13 @@ def arrange(algorithm, outputs, context):
             arranger = _Arranger(group, rank)
         _alive.append(arranger)
         details.setPostProcessor(arranger)
+
+
+def _style(layer):
+    """Show a layer in the style inside its file, which Processing does not look for; tiles without one as outlines."""
+    _message, found = layer.loadDefaultStyle()
+    if not found:
+        _outline(layer)
 
 
 def _outline(layer):

@@ -22,6 +22,7 @@ def algorithm_names():
         "refine": tr("Refine land cover"),
         "predict": tr("Predict land cover"),
         "assess": tr("Assess accuracy"),
+        "vectorize": tr("Vectorise land cover"),
         "check": tr("Check engine"),
     }
 

@@ -58,6 +58,7 @@ def test_good_values_are_accepted(refusal, index, model, tmp_path):
     assert refusal("trainclassifier", TILES=index, OUTPUT=str(tmp_path / "new.safetensors")) == ""
     assert refusal("predictlandcover", MODEL=model, SCENE=[SCENE], OUTPUT=str(tmp_path / "map.tif")) == ""
     assert refusal("assessaccuracy", MAP=REFERENCE, REFERENCE=REFERENCE, OUTPUT=TEMPORARY) == ""
+    assert refusal("vectorizelandcover", MAP=REFERENCE, OUTPUT=TEMPORARY) == ""
     assert refusal("checkengine") == ""
 
 
@@ -181,6 +182,23 @@ def test_pseudomasks_need_a_scene_or_an_index(refusal, model):
 
 def test_refine_needs_one_pseudomask(refusal, index, model):
     assert "PSEUDOMASK" in refusal("refinelandcover", TILES=index, CLASSIFIER=model, OUTPUT=TEMPORARY)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, "MAP"),
+        ({"MAP": "/nowhere/map.tif"}, "Map (MAP): '/nowhere/map.tif' does not exist"),
+        ({"MAP": TAGS}, "Map (MAP): "),
+        ({"MAP": REFERENCE, "CONFIDENCE": "/nowhere/c.tif"}, "Confidence (CONFIDENCE): '/nowhere/c.tif' does not"),
+        ({"MAP": REFERENCE, "SIMPLIFY_M": -1}, "Simplification (m) (SIMPLIFY_M): -1 is too small"),
+        ({"MAP": REFERENCE, "MINIMUM_MAPPING_UNIT_M2": -1}, "(MINIMUM_MAPPING_UNIT_M2): -1 is too small"),
+        ({"MAP": REFERENCE, "CONNECTIVITY": "6"}, "Connectivity (CONNECTIVITY): '6' is not one of 4, 8"),
+        ({"MAP": REFERENCE, "OUTPUT": "/tmp/o.shp"}, "must end with .gpkg"),
+    ],
+)
+def test_vectorizelandcover_refuses(refusal, values, expected):
+    assert expected in refusal("vectorizelandcover", **{"OUTPUT": TEMPORARY, **values})
 
 
 def test_vector_reference_needs_its_field(refusal):

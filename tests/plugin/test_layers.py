@@ -8,12 +8,16 @@ import shutil
 import pytest
 from conftest import SAMPLE
 from qgis.core import (
+    QgsCategorizedSymbolRenderer,
+    QgsFillSymbol,
     QgsLayerTreeRegistryBridge,
     QgsProcessingContext,
     QgsProcessingFeedback,
     QgsProcessingUtils,
     QgsProject,
+    QgsRendererCategory,
     QgsSingleBandPseudoColorRenderer,
+    QgsVectorLayer,
 )
 
 
@@ -94,3 +98,16 @@ def test_confidence_is_coloured_from_0_to_1(load, project, tmp_path, qgis_proces
     (layer,) = project.mapLayers().values()
     assert isinstance(layer.renderer(), QgsSingleBandPseudoColorRenderer)
     assert (layer.renderer().classificationMin(), layer.renderer().classificationMax()) == (0.0, 1.0)
+
+
+def test_style_inside_a_file_is_kept(load, project, tmp_path):
+    styled = tmp_path / "styled.gpkg"
+    shutil.copy(TAGS, styled)
+    category = QgsRendererCategory("Forest", QgsFillSymbol(), "Forest")
+    layer = QgsVectorLayer(str(styled), "styled", "ogr")
+    layer.setRenderer(QgsCategorizedSymbolRenderer("classes", [category]))
+    layer.saveStyleToDatabase("mine", "", True, "")
+    del layer  # closes the file, which is copied
+    load("vectorizelandcover", {"OUTPUT": styled})
+    (shown,) = project.mapLayers().values()
+    assert shown.renderer().type() == "categorizedSymbol" and shown.renderer().classAttribute() == "classes"

@@ -20,6 +20,7 @@ IDS = [
     "suggesttiles",
     "tagtiles",
     "trainclassifier",
+    "vectorizelandcover",
 ]
 
 # Fields of a job that have no parameter of their own: a result in one of two places is one field of the engine.

@@ -6,7 +6,7 @@ import os
 
 import pytest
 from conftest import SAMPLE, Feedback
-from qgis.core import QgsProject, QgsRasterLayer
+from qgis.core import QgsProject, QgsRasterLayer, QgsVectorLayer
 
 # 7 × 4 tagged squares of the sample, with six classes.
 EXTENT = "443930,448410,4171140,4173700 [EPSG:32618]"
@@ -53,6 +53,7 @@ def steps(plugin, tmp_path_factory):
             "assessaccuracy",
             {"MAP": landcover, "REFERENCE": pseudomask, "OUTPUT": str(folder / "report.html")},
         ),
+        ("vectorizelandcover", {"MAP": landcover, "OUTPUT": str(folder / "landcover.gpkg")}),
     ):
         done[name] = processing.run(f"sparsevit:{name}", values, feedback=Feedback())
     return done
@@ -73,6 +74,17 @@ def test_map_opens_with_its_legend(steps):
     named = {entry.value: entry.label for entry in layer.renderer().classes()}
     assert named[1] == "Forest" and named[10] == "Water"
     assert layer.dataProvider().sourceNoDataValue(1) == 255
+
+
+def test_polygons_open_with_the_colours_of_the_classes(steps):
+    layer = QgsVectorLayer(steps["vectorizelandcover"]["OUTPUT"], "polygons", "ogr")
+    assert layer.featureCount() == steps["vectorizelandcover"]["POLYGONS"] > 0
+    _message, found = layer.loadDefaultStyle()
+    assert found and layer.renderer().type() == "categorizedSymbol"
+    named = {int(c.value()): (c.label(), c.symbol().color().name()) for c in layer.renderer().categories()}
+    assert named[1] == ("Forest", "#009900") and named[10] == ("Water", "#1c0dff")
+    shown = layer.renderer()
+    assert all(shown.categoryIndexForValue(feature["code"]) >= 0 for feature in layer.getFeatures())
 
 
 def test_rows_of_a_batch_run_in_one_worker(steps, context, algorithm):

@@ -146,6 +146,10 @@ class Place:
     def landcover(self) -> Path:
         return self.folder / "landcover.tif"
 
+    @property
+    def polygons(self) -> Path:
+        return self.folder / "landcover polygons.gpkg"
+
 
 def crop(source: Path, target: Path, bounds: tuple[float, float, float, float]) -> None:
     """Cut whole pixels out of a raster, with the names of its bands."""
@@ -205,6 +209,12 @@ def steps(qgis: QgisProcess, place: Place) -> dict[str, Run]:
             "REFERENCE": place.pseudomask,
             "OUTPUT": place.folder / "report.html",
             "JSON_OUTPUT": place.folder / "report.json",
+        },
+        "vectorizelandcover": {
+            "MAP": place.landcover,
+            "MINIMUM_MAPPING_UNIT_M2": 1000,
+            "SIMPLIFY_M": 10,
+            "OUTPUT": place.polygons,
         },
         "checkengine": {},
     }

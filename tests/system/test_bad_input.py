@@ -10,7 +10,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
-from conftest import TRAINING, Place, QgisProcess
+from conftest import SAMPLE, TRAINING, Place, QgisProcess
 from rasterio.crs import CRS
 
 pytestmark = pytest.mark.usefixtures("steps")
@@ -126,6 +126,19 @@ def test_all_nodata(refusal: Refusal, place: Place, tmp_path: Path) -> None:
     empty = rewrite(place.scene, tmp_path / "empty.tif", data=zeros, nodata=0)
     reason = refusal("createtiles", ".gpkg", SCENE=[empty])
     assert "valid pixels" in reason and "MIN_VALID" in reason
+
+
+def test_map_that_is_no_class_raster(refusal: Refusal, place: Place, tmp_path: Path) -> None:
+    confidence = place.folder / "confidence.tif"
+    assert "confidence.tif carries no legend" in refusal("vectorizelandcover", ".gpkg", MAP=confidence)
+    scheme = SAMPLE.parents[1] / "schemes" / "dfc2020.json"
+    reason = refusal("vectorizelandcover", ".gpkg", MAP=confidence, SCHEME=scheme)
+    assert "confidence.tif is no class raster" in reason
+
+
+def test_confidence_on_another_grid(refusal: Refusal, place: Place) -> None:
+    reason = refusal("vectorizelandcover", ".gpkg", MAP=place.landcover, CONFIDENCE=place.folder / "heads.tif")
+    assert "heads.tif" in reason
 
 
 def test_folder_of_output_does_not_exist(refusal: Refusal, place: Place) -> None:

@@ -17,7 +17,14 @@ def test_all_algorithms_are_listed(qgis: QgisProcess) -> None:
     listed = qgis.call("list").out
     for name in ("maplandcover", "createtiles", "tagtiles", "trainclassifier", "generatepseudomasks"):
         assert f"sparsevit:{name}" in listed
-    for name in ("suggesttiles", "refinelandcover", "predictlandcover", "assessaccuracy", "checkengine"):
+    for name in (
+        "suggesttiles",
+        "refinelandcover",
+        "predictlandcover",
+        "assessaccuracy",
+        "vectorizelandcover",
+        "checkengine",
+    ):
         assert f"sparsevit:{name}" in listed
 
 
@@ -29,6 +36,7 @@ def test_numbers_are_results(steps: dict[str, Run]) -> None:
     assert 0 <= float(trained["MACRO_F1"]) <= 1
     assert float(steps["predictlandcover"].results["MPX"]) == pytest.approx(448 * 256 / 1e6, rel=0.01)
     assert 0 <= float(steps["assessaccuracy"].results["MIOU"]) <= 1
+    assert int(steps["vectorizelandcover"].results["POLYGONS"]) >= 1
     assert steps["checkengine"].results["ENGINE"] == "0.1.0"
 
 
@@ -57,6 +65,15 @@ def test_probabilities_sum_to_one(place: Place) -> None:
     with rasterio.open(place.folder / "probabilities.tif") as raster:
         total = raster.read(masked=True).sum(axis=0)
     assert np.allclose(total.compressed(), 1, atol=0.02)
+
+
+def test_polygons_cover_the_map(steps: dict[str, Run], place: Place) -> None:
+    polygons = geopandas.read_file(place.polygons, layer="land_cover")
+    assert polygons.crs == "EPSG:32618" and set(polygons.columns) > {"code", "class", "area_m2", "confidence"}
+    with rasterio.open(place.landcover) as raster:
+        mapped = (raster.read(1) != 255).sum() * raster.res[0] ** 2
+    assert polygons["area_m2"].sum() == pytest.approx(mapped)
+    assert float(steps["vectorizelandcover"].results["AREA_HA"]) == pytest.approx(mapped / 1e4)
 
 
 def test_report_has_numbers_and_figures(place: Place) -> None:

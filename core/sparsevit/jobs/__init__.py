@@ -20,6 +20,7 @@ JOBS = {
     "refine": "Train a segmentation network on the pseudomasks, in rounds.",
     "predict": "Map the land cover of a scene with a saved model.",
     "assess": "Assess a map against reference data.",
+    "vectorize": "Turn a land-cover map into polygons.",
     "map": "The whole road: from tags to a land-cover map and its report.",
 }
 """Names and summaries; the jobs themselves are imported when asked for, because torch takes seconds."""

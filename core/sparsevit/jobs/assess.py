@@ -24,8 +24,9 @@ from sparsevit.assessment.reference import (
 )
 from sparsevit.assessment.report import Report, absent_names, write_html, write_json
 from sparsevit.errors import InputError
+from sparsevit.geodata.categorical import scheme_of
 from sparsevit.geodata.layers import field_of
-from sparsevit.geodata.legend import ClassScheme, load_scheme, parse_scheme
+from sparsevit.geodata.legend import ClassScheme
 from sparsevit.geodata.scene import Grid, open_raster
 from sparsevit.geodata.tile_index import SPLITS, read_tile_index
 from sparsevit.geodata.writer import SCHEME_TAG
@@ -120,12 +121,9 @@ def _open_map(request: AssessRequest) -> tuple[Grid, ClassScheme, dict[str, str]
         if src.crs is None:
             raise InputError(f"{request.map} has no coordinate reference system.", "map", "Assign one in QGIS.")
         grid = Grid(src.crs, src.transform, src.width, src.height)
-    text = tags.pop(SCHEME_TAG, None)
-    if request.scheme is not None:
-        return grid, load_scheme(request.scheme), tags
-    if text is None:
-        raise InputError(f"{request.map} carries no legend.", "scheme", "Give the class scheme of the map.")
-    return grid, parse_scheme(text, str(request.map)), tags
+    scheme = scheme_of(tags, request.map, request.scheme)
+    tags.pop(SCHEME_TAG, None)
+    return grid, scheme, tags
 
 
 def _reference(request: AssessRequest, grid: Grid, scheme: ClassScheme, translation: Translation | None) -> Reference:
