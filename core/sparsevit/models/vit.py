@@ -69,14 +69,30 @@ class ViTOutput(NamedTuple):
     attention: Tensor | None
 
 
-class GatedAttention(nn.Module):
-    """Multi-head self-attention; qkv without bias, output projection with bias, one gate per head."""
+class HeadStates(NamedTuple):
+    """What the heads of one block did with a batch of tokens.
 
-    def __init__(self, width: int, heads: int, head_width: int) -> None:
+    Attributes:
+        output: g · A V of each head, before the output projection `[B, heads, N, head_width]`.
+        query: Queries `[B, heads, N, head_width]`.
+        key: Keys `[B, heads, N, head_width]`.
+        gate: Gate of each head `[heads]`, the draw that the output used; None when the gates are open.
+    """
+
+    output: Tensor
+    query: Tensor
+    key: Tensor
+    gate: Tensor | None
+
+
+class GatedAttention(nn.Module):
+    """Multi-head self-attention with one gate per head; output projection with bias, qkv without unless asked."""
+
+    def __init__(self, width: int, heads: int, head_width: int, qkv_bias: bool = False) -> None:
         super().__init__()
         self.heads, self.head_width = heads, head_width
-        self.qkv = _linear(width, 3 * heads * head_width, bias=False)
-        self.proj = _linear(heads * head_width, width)
+        self.qkv = linear(width, 3 * heads * head_width, bias=qkv_bias)
+        self.proj = linear(heads * head_width, width)
         self.gates = HeadGates(heads)
 
     def forward(self, x: Tensor, need_attention: bool = False) -> tuple[Tensor, Tensor | None]:
@@ -86,36 +102,50 @@ class GatedAttention(nn.Module):
             x: Tokens `[B, N, width]`.
             need_attention: Also return the gated attention `[B, heads, N, N]`.
         """
+        heads = self.attend(x)
+        return self.join(heads.output), self.attention(heads) if need_attention else None
+
+    def attend(self, x: Tensor) -> HeadStates:
+        """Every head's own output for tokens `[B, N, width]`."""
         batch, n, _ = x.shape
         if self.heads == 0:
-            return self.proj.bias.expand(batch, n, -1), x.new_zeros(batch, 0, n, n) if need_attention else None
+            nothing = x.new_zeros(batch, 0, n, self.head_width)
+            return HeadStates(nothing, nothing, nothing, None)
         q, k, v = self.qkv(x).view(batch, n, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)  # (B, H, N, d_h)
-        gate = self.gates()
-        attention = None
-        if need_attention:
-            attention = torch.softmax(q @ k.transpose(-2, -1) * self.head_width**-0.5, dim=-1)
-            out = attention @ v
-            attention = attention if gate is None else attention * gate[:, None, None]
-        else:
-            out = F.scaled_dot_product_attention(q, k, v)
+        out, gate = F.scaled_dot_product_attention(q, k, v), self.gates()
         if gate is not None:  # the same as gating the attention matrix: head ← g · A V
             out = out * gate[:, None, None].to(out.dtype)
-        return self.proj(out.transpose(1, 2).reshape(batch, n, -1)), attention
+        return HeadStates(out, q, k, gate)
+
+    def attention(self, heads: HeadStates) -> Tensor:
+        """The gated attention `[B, heads, N, N]` behind the output of `attend`."""
+        weights = torch.softmax(heads.query @ heads.key.transpose(-2, -1) * self.head_width**-0.5, dim=-1)
+        return weights if heads.gate is None else weights * heads.gate[:, None, None]
+
+    def join(self, output: Tensor) -> Tensor:
+        """Project the heads' outputs `[B, heads, N, head_width]` to tokens `[B, N, width]`."""
+        batch, _, n, _ = output.shape
+        if self.heads == 0:
+            return self.proj.bias.expand(batch, n, -1)
+        joined: Tensor = self.proj(output.transpose(1, 2).reshape(batch, n, -1))
+        return joined
 
     @torch.no_grad()
     def prune(self, keep: Tensor) -> None:
         """Slice the heads that are not kept out of the projections; `keep` is a mask `[heads]`."""
         rows = keep.repeat_interleave(self.head_width)
         kept, width = int(keep.sum()), self.proj.out_features
-        qkv = _linear(self.qkv.in_features, 3 * kept * self.head_width, bias=False)
+        qkv = linear(self.qkv.in_features, 3 * kept * self.head_width, bias=self.qkv.bias is not None)
         qkv.weight.copy_(self.qkv.weight.view(3, -1, width)[:, rows].reshape(-1, width))
-        proj = _linear(kept * self.head_width, width)
+        if self.qkv.bias is not None:
+            qkv.bias.copy_(self.qkv.bias.view(3, -1)[:, rows].flatten())
+        proj = linear(kept * self.head_width, width)
         proj.weight.copy_(self.proj.weight[:, rows])
         proj.bias.copy_(self.proj.bias)
         self.heads, self.qkv, self.proj, self.gates = kept, qkv, proj, HeadGates(kept)
 
 
-def _linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     """A linear layer; with all heads removed it has no weights, about which torch would warn."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")
@@ -125,18 +155,23 @@ def _linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, config: ViTConfig, heads: int) -> None:
+    def __init__(self, config: ViTConfig, heads: int, qkv_bias: bool = False) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.width)
-        self.attn = GatedAttention(config.width, heads, config.head_width)
+        self.attn = GatedAttention(config.width, heads, config.head_width, qkv_bias)
         self.norm2 = nn.LayerNorm(config.width)
         self.mlp = Mlp(config.width, config.mlp_width)
 
     def forward(self, x: Tensor, need_attention: bool = False) -> tuple[Tensor, Tensor | None]:
         """Tokens `[B, N, width]` to tokens, and the attention if asked."""
-        out, attention = self.attn(self.norm1(x), need_attention)
-        x = x + out
-        return x + self.mlp(self.norm2(x)), attention
+        x, heads = self.observe(x)
+        return x, self.attn.attention(heads) if need_attention else None
+
+    def observe(self, x: Tensor) -> tuple[Tensor, HeadStates]:
+        """Tokens `[B, N, width]` to tokens, and what each head did."""
+        heads = self.attn.attend(self.norm1(x))
+        x = x + self.attn.join(heads.output)
+        return x + self.mlp(self.norm2(x)), heads
 
 
 def resampled_positions(embedding: Tensor, grid: int, size: Sequence[int]) -> Tensor:
@@ -151,7 +186,34 @@ def resampled_positions(embedding: Tensor, grid: int, size: Sequence[int]) -> Te
     return torch.cat([embedding[:, :1], resampled.flatten(2).transpose(1, 2)], dim=1)
 
 
-class SparseViT(nn.Module):
+class GatedTransformer(nn.Module):
+    """Any network whose `blocks` have gated heads: what can be done to the heads of all of them."""
+
+    blocks: nn.ModuleList
+
+    def gates(self) -> list[HeadGates]:
+        """The gates of every block, in order."""
+        return [b.attn.gates for b in self.blocks if isinstance(b, Block)]
+
+    def set_gate_mode(self, mode: GateMode) -> None:
+        """Switch all gates."""
+        for gate in self.gates():
+            gate.mode = mode
+
+    def set_head_mask(self, mask: Sequence[Tensor]) -> None:
+        """Fix which heads are on: one mask `[heads]` per block."""
+        for gate, keep in zip(self.gates(), mask, strict=True):
+            gate.set_mask(keep)
+        self.set_gate_mode(GateMode.THRESHOLD)
+
+    def prune_blocks(self, mask: Sequence[Tensor]) -> None:
+        """Slice the heads that are not kept out of every block: one mask `[heads]` per block."""
+        for block, keep in zip(self.blocks, mask, strict=True):
+            assert isinstance(block, Block)
+            block.attn.prune(keep)
+
+
+class SparseViT(GatedTransformer):
     """The gated vision transformer."""
 
     def __init__(self, config: ViTConfig) -> None:
@@ -199,26 +261,9 @@ class SparseViT(nn.Module):
             tokens, attention = block(tokens, need_attention and i == len(self.blocks) - 1)
         return tokens, attention
 
-    def gates(self) -> list[HeadGates]:
-        """The gates of every block, in order."""
-        return [b.attn.gates for b in self.blocks if isinstance(b, Block)]
-
-    def set_gate_mode(self, mode: GateMode) -> None:
-        """Switch all gates."""
-        for gate in self.gates():
-            gate.mode = mode
-
-    def set_head_mask(self, mask: Sequence[Tensor]) -> None:
-        """Fix which heads are on: one mask `[heads]` per block."""
-        for gate, keep in zip(self.gates(), mask, strict=True):
-            gate.set_mask(keep)
-        self.set_gate_mode(GateMode.THRESHOLD)
-
     def prune(self, mask: Sequence[Tensor]) -> None:
         """Remove heads physically; afterwards the network equals the masked one and has open gates."""
-        for block, keep in zip(self.blocks, mask, strict=True):
-            assert isinstance(block, Block)
-            block.attn.prune(keep)
+        self.prune_blocks(mask)
         self.config = replace(self.config, heads=tuple(int(m.sum()) for m in mask))
 
 
