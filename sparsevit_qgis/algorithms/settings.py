@@ -370,7 +370,7 @@ def refinement():
                 share(
                     "STOP_CHANGE",
                     tr("Stop at change"),
-                    tr("Stop when a smaller share of the pixels (0–1) changes from round to round."),
+                    tr("Stop when a smaller share of the masks' pixels (0–1) changes in a round."),
                     0.01,
                 ),
             ]

@@ -25,7 +25,6 @@ from sparsevit.training.refinement import (
     IGNORE,
     Refinement,
     RefinementSettings,
-    guarded,
     joined,
     map_tag_loss,
     refine,
@@ -204,20 +203,3 @@ def test_a_batch_of_one_small_tile_can_be_learned_from(fabric: Fabric) -> None:
     chosen = RefinementSettings(rounds=1, refine_epochs=1)
     result = refine(model, EVIDENCE, chosen, tiles, masks, None, TRAINING, fabric, Diary())
     assert len(result.rounds) == 1
-
-
-def test_the_guard_takes_the_largest_weight_that_explains_the_tags_as_well(
-    classifier: LandCoverModel, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    losses = {1.0: 0.5, 0.8: 0.3, 0.65: 0.2, 0.5: 0.1, 0.35: 0.4}
-    asked = []
-
-    def tag_loss_of(view: LandCoverModel, *_: object) -> float:
-        asked.append(view.architecture.weights["unet"])
-        return losses[asked[-1]]
-
-    monkeypatch.setattr("sparsevit.training.refinement.map_tag_loss", tag_loss_of)
-    for limit, weight in ((0.6, 1.0), (0.3, 0.8), (0.25, 0.65), (0.05, 0.5)):  # nothing reaches 0.05: the best of all
-        view, loss = guarded(classifier, "resnet18", EVIDENCE, TILES, limit, fabric)
-        assert view.architecture.weights["unet"] == weight and loss == losses[weight]
-    assert set(asked) == set(BLENDS)

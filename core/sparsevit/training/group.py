@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector
 
 
 def size() -> int:
@@ -57,6 +56,6 @@ def mean(values: Tensor) -> Tensor:
 def _average(tensors: list[Tensor]) -> None:
     if size() == 1 or not tensors:
         return
-    flat = mean(parameters_to_vector(tensors))
+    flat = mean(torch.cat([t.flatten() for t in tensors]))
     for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multilabel_average_precision, multilabel_f1_score
+
+from sparsevit.models import torchvision_compat  # noqa: F401 (before torchmetrics, which imports torchvision)
+
+from torchmetrics.functional.classification import (  # isort: skip
+    multilabel_average_precision,
+    multilabel_f1_score,
+)
 
 
 @dataclass(frozen=True)

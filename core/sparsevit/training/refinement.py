@@ -26,8 +26,8 @@ from sparsevit.training.losses import balance, class_fractions, fraction_loss, t
 from sparsevit.training.tiles import TaggedTiles
 
 IGNORE = -1
-BLENDS = (1.0, 0.8, 0.65, 0.5, 0.35)
-"""Weights of the U-Net against the evidence, in the order in which the guard tries them."""
+BLENDS = (0.35, 0.5, 0.65, 0.8, 1.0)
+"""Weights of the U-Net against the evidence that the guard chooses from."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -54,7 +54,7 @@ class RefinementSettings:
         default=0.01,
         ge=0,
         lt=1,
-        description="Stop when a smaller share of the mask's pixels changes from round to round.",
+        description="Stop when a smaller share of the masks' pixels, ignored ones included, changes in a round.",
     )
 
 
@@ -105,10 +105,9 @@ def refine(
 
     Each round learns the masks with cross-entropy and label smoothing, plus the class-fraction loss that keeps each
     tile's prediction consistent with its tags; the first starts from fresh weights, the others go on from the round
-    before. The averaged teacher is joined with the evidence at the largest weight at which the tags of held-out tiles
-    are explained at least as well as before (no masks needed); if there is none, the round is refused. Tags see
-    extent, not edges, so at equal tags the U-Net is preferred. The next masks are the joint prediction restricted to
-    the tags, without its uncertain pixels.
+    before. The averaged teacher is joined with the evidence at the weight that explains the tags of held-out tiles
+    best (no masks needed); the round is accepted if that is at least as good as before. The next masks are the joint
+    prediction restricted to the tags, without its uncertain pixels.
 
     Args:
         classifier: Model behind the pseudomasks.
@@ -133,9 +132,11 @@ def refine(
         part = reporter.part(begun, done, f"round {number}")
         candidate = copy.deepcopy(classifier)
         candidate.unet = train_unet(candidate, settings, tiles, masks, training, fabric, number, part, best.unet)
-        candidate, loss = guarded(candidate, settings.encoder, evidence_weights, judge, best_loss, fabric)
+        blends = [joined(candidate, settings.encoder, evidence_weights, weight) for weight in BLENDS]
+        losses = [map_tag_loss(blend, judge, fabric) for blend in blends]
+        loss, candidate = min(zip(losses, blends, strict=True), key=lambda pair: pair[0])
         fresh = restricted_masks(candidate, tiles, settings.min_confidence, fabric)
-        changed = float(((fresh != masks) & (fresh != IGNORE) & (masks != IGNORE)).float().mean())
+        changed = float((fresh != masks).float().mean())
         accepted = loss <= best_loss
         rounds.append(Round(number, changed, loss, accepted))
         reporter.metric("held_out_tag_loss", number, loss)
@@ -150,19 +151,6 @@ def refine(
 def epochs_of(settings: RefinementSettings, rounds: int) -> int:
     """Epochs of the first `rounds` rounds together."""
     return sum(settings.refine_epochs if k == 0 else math.ceil(settings.refine_epochs / 2) for k in range(rounds))
-
-
-def guarded(
-    model: LandCoverModel, encoder: str, evidence: dict[str, float], judge: TaggedTiles, limit: float, fabric: Fabric
-) -> tuple[LandCoverModel, float]:
-    """The first join in `BLENDS` whose held-out tag loss is at most `limit`, else the best one; and that loss."""
-    tried = []
-    for weight in BLENDS:
-        view = joined(model, encoder, evidence, weight)
-        tried.append((view, map_tag_loss(view, judge, fabric)))
-        if tried[-1][1] <= limit:
-            return tried[-1]
-    return min(tried, key=lambda pair: pair[1])
 
 
 def joined(model: LandCoverModel, encoder: str, evidence: dict[str, float], weight: float) -> LandCoverModel:
