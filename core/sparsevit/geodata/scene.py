@@ -28,8 +28,8 @@ FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
 RADAR_BANDS = {"VV", "VH", "HH", "HV"}
-GDAL_OPTIONS = {"GDAL_CACHEMAX": 128, "GDAL_NUM_THREADS": 2}
-"""A bounded block cache keeps memory independent of the raster's size."""
+GDAL_OPTIONS = {"GDAL_CACHEMAX": 64 * 2**20, "GDAL_NUM_THREADS": 2}
+"""A bounded block cache keeps memory independent of the raster's size; rasterio counts it in bytes."""
 
 
 @dataclass(frozen=True)
