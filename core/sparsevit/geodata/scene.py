@@ -28,7 +28,7 @@ FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
 RADAR_BANDS = {"VV", "VH", "HH", "HV"}
-GDAL_OPTIONS = {"GDAL_CACHEMAX": 64 * 2**20, "GDAL_NUM_THREADS": 2}
+GDAL_OPTIONS = {"GDAL_CACHEMAX": 32 * 2**20, "GDAL_NUM_THREADS": 2}
 """A bounded block cache keeps memory independent of the raster's size; rasterio counts it in bytes."""
 
 
