@@ -41,7 +41,7 @@ class MapLandCover(MapGroup, EngineAlgorithm):
             "without it, too.</p>"
             "<p><b>After:</b> read the log: it says how well the tags of held-out blocks are explained. For an "
             "accuracy give a reference that was not used for the tags, and read the report.</p>"
-            "<p>On a computer without a GPU the default settings take about ten minutes for a few hundred tiles.</p>"
+            "<p>On two processor cores, without a GPU, the defaults take about ten minutes for a hundred tiles.</p>"
         )
 
     def definitions(self):

@@ -29,7 +29,7 @@ class SuggestTiles(IntoTiles, TrainingGroup, EngineAlgorithm):
     def shortHelpString(self):
         return tr(
             "<p>Ranks the tiles that are not tagged yet: first those whose tags the classifier knows least, and about "
-            "which its attention heads disagree. Tagging them teaches more than tagging any others.</p>"
+            "which its attention heads disagree. Those are expected to teach it most.</p>"
             "<p>The ranks are fields of the tile index: <i>suggest_rank</i> (1: tag this one first), "
             "<i>suggest_bits</i> (what its tags would tell, in bits), and the two parts of it, <i>suggest_entropy</i> "
             "(what is unknown) and <i>suggest_disagreement</i> (what the heads disagree about).</p>"

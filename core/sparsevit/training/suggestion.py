@@ -23,7 +23,7 @@ class Information:
     Attributes:
         entropy: Entropy of the predicted tags `[N]`, summed over classes.
         disagreement: The part of it that the committee's members disagree about `[N]`: the mutual information of
-            tags and members (Houlsby et al. 2011, "BALD", eq. 2).
+            tags and members (Houlsby et al. 2011, "BALD").
     """
 
     entropy: Tensor
