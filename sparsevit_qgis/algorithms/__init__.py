@@ -4,6 +4,7 @@ from .assessaccuracy import AssessAccuracy
 from .checkengine import CheckEngine
 from .createtiles import CreateTiles
 from .generatepseudomasks import GeneratePseudomasks
+from .inspectheads import InspectHeads
 from .maplandcover import MapLandCover
 from .predictlandcover import PredictLandCover
 from .refinelandcover import RefineLandCover
@@ -22,6 +23,7 @@ ALGORITHMS = (
     RefineLandCover,
     PredictLandCover,
     AssessAccuracy,
+    InspectHeads,
     VectorizeLandCover,
     CheckEngine,
 )

@@ -62,7 +62,7 @@ class GeneratePseudomasks(TrainingGroup, EngineAlgorithm):
             fields.raster_output(
                 "HEADS",
                 tr("Attention heads"),
-                tr("One band per surviving head of the last block (.tif): what the transformer looks at."),
+                tr("One band per surviving head (.tif): what the transformer looks at, see “Inspect attention heads”."),
                 optional=True,
             ),
             fields.folder_output(

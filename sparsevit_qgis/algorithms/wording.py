@@ -21,6 +21,7 @@ def algorithm_names():
         "suggest": tr("Suggest tiles to tag"),
         "refine": tr("Refine land cover"),
         "predict": tr("Predict land cover"),
+        "inspect": tr("Inspect attention heads"),
         "assess": tr("Assess accuracy"),
         "vectorize": tr("Vectorise land cover"),
         "check": tr("Check engine"),

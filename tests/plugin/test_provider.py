@@ -14,6 +14,7 @@ IDS = [
     "checkengine",
     "createtiles",
     "generatepseudomasks",
+    "inspectheads",
     "maplandcover",
     "predictlandcover",
     "refinelandcover",

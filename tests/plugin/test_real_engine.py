@@ -53,6 +53,7 @@ def steps(plugin, tmp_path_factory):
             "assessaccuracy",
             {"MAP": landcover, "REFERENCE": pseudomask, "OUTPUT": str(folder / "report.html")},
         ),
+        ("inspectheads", {"SCENE": [scene], "MODEL": model, "OUTPUT": str(folder / "heads.tif")}),
         ("vectorizelandcover", {"MAP": landcover, "OUTPUT": str(folder / "landcover.gpkg")}),
     ):
         done[name] = processing.run(f"sparsevit:{name}", values, feedback=Feedback())
@@ -74,6 +75,12 @@ def test_map_opens_with_its_legend(steps):
     named = {entry.value: entry.label for entry in layer.renderer().classes()}
     assert named[1] == "Forest" and named[10] == "Water"
     assert layer.dataProvider().sourceNoDataValue(1) == 255
+
+
+def test_heads_open_with_what_they_speak_for(steps):
+    layer = QgsRasterLayer(steps["inspectheads"]["OUTPUT"], "heads")
+    assert layer.bandCount() == 7
+    assert all("gate" in layer.dataProvider().generateBandName(band) for band in range(1, 8))
 
 
 def test_polygons_open_with_the_colours_of_the_classes(steps):

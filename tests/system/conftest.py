@@ -216,6 +216,11 @@ def steps(qgis: QgisProcess, place: Place) -> dict[str, Run]:
             "SIMPLIFY_M": 10,
             "OUTPUT": place.polygons,
         },
+        "inspectheads": {
+            "MODEL": place.model,
+            "SCENE": [place.scene, place.scene_20m],
+            "OUTPUT": place.folder / "inspected.tif",
+        },
         "checkengine": {},
     }
     done = {}

@@ -23,6 +23,7 @@ def test_all_algorithms_are_listed(qgis: QgisProcess) -> None:
         "predictlandcover",
         "assessaccuracy",
         "vectorizelandcover",
+        "inspectheads",
         "checkengine",
     ):
         assert f"sparsevit:{name}" in listed
@@ -74,6 +75,13 @@ def test_polygons_cover_the_map(steps: dict[str, Run], place: Place) -> None:
         mapped = (raster.read(1) != 255).sum() * raster.res[0] ** 2
     assert polygons["area_m2"].sum() == pytest.approx(mapped)
     assert float(steps["vectorizelandcover"].results["AREA_HA"]) == pytest.approx(mapped / 1e4)
+
+
+def test_a_refined_model_has_the_heads_of_its_classifier(place: Place) -> None:
+    with rasterio.open(place.folder / "heads.tif") as ours, rasterio.open(place.folder / "inspected.tif") as inspected:
+        assert ours.count == inspected.count == 7
+        assert np.allclose(ours.read(), inspected.read(), atol=1e-5)
+        assert all(name.startswith("Block") and "gate" in name for name in inspected.descriptions)
 
 
 def test_report_has_numbers_and_figures(place: Place) -> None:

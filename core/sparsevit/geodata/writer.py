@@ -37,6 +37,10 @@ class RasterWriter:
         block = values if values.ndim == 3 else values[None]
         self._dataset.write(block, window=Window(col, row, block.shape[2], block.shape[1]))
 
+    def describe(self, band: int, text: str) -> None:
+        """Name a band (from 0) once its values are known."""
+        self._dataset.set_band_description(band + 1, text)
+
 
 @contextmanager
 def class_raster(

@@ -19,6 +19,7 @@ JOBS = {
     "suggest": "Suggest which untagged tiles to tag next.",
     "refine": "Train a segmentation network on the pseudomasks, in rounds.",
     "predict": "Map the land cover of a scene with a saved model.",
+    "inspect": "Show what each surviving attention head looks at.",
     "assess": "Assess a map against reference data.",
     "vectorize": "Turn a land-cover map into polygons.",
     "map": "The whole road: from tags to a land-cover map and its report.",

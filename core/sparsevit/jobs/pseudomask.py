@@ -20,7 +20,8 @@ from sparsevit.geodata.tile_index import TileIndex, groups, read_tile_index
 from sparsevit.geodata.writer import class_raster, float_raster, share_by_class
 from sparsevit.jobs.base import Job, Request, Result, absolute
 from sparsevit.labels.allowed import allowed_classes
-from sparsevit.mapping.predict import check_scene, edge_refiner
+from sparsevit.mapping.heads import write_heads
+from sparsevit.mapping.predict import MappingSettings, check_scene, edge_refiner
 from sparsevit.mapping.streaming import BatchRunner, sweep
 from sparsevit.models.edges import REACH, EdgeSettings
 from sparsevit.models.hardware import HardwareSettings
@@ -28,7 +29,7 @@ from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.model_file import ModelCard, load_model
 from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
-from sparsevit.weak.pseudomask import PseudomaskSettings, head_evidence, label, tile_evidence
+from sparsevit.weak.pseudomask import PseudomaskSettings, label, tile_evidence
 
 
 class PseudomaskRequest(Request):
@@ -48,7 +49,8 @@ class PseudomaskRequest(Request):
     output: Path = Field(description="Class raster (.tif), or a folder for an index of patches.")
     confidence: Path | None = Field(default=None, description="Confidence raster (.tif), 0 to 1; none if left out.")
     heads: Path | None = Field(
-        default=None, description="Raster with one band per surviving head of the last block (.tif); none if left out."
+        default=None,
+        description="Raster with one band per surviving head, as `inspect` writes it (.tif); none if left out.",
     )
 
 
@@ -80,6 +82,12 @@ def run(request: PseudomaskRequest, reporter: Reporter) -> PseudomaskResult:
     index = read_tile_index(request.tiles) if request.tiles else None
     model, card = load_model(request.model, "classifier")
     scheme = parse_scheme(card.scheme, str(request.model))
+    if request.pseudomask.method == "clusters" and not any(card.head_mask[-1]):
+        reporter.log(
+            "No head of the last block survived: 'clusters' has nothing to cluster and paints one class per tile. "
+            "Train with a larger 'heads_kept', or use 'evidence'.",
+            "warning",
+        )
     sources = _sources(request, index)
     counts = np.zeros(256, np.int64)
     for k, source in enumerate(sources):
@@ -176,32 +184,9 @@ def paint_scene(
                 f"{scene.paths[0]} has no pixel with data.", "scene", "Check the nodata value and the extent."
             )
         if source.heads:
-            _write_heads(scene, area, source.heads, model, card, request, tags, reporter)
+            mapping = MappingSettings(settings.pseudomask_overlap, settings.pseudomask_batch)
+            write_heads(scene, area, model, card, scheme.names, source.heads, mapping, request.hardware, tags, reporter)
     return counts
-
-
-def _write_heads(
-    scene: Scene,
-    area: Window,
-    path: Path,
-    model: LandCoverModel,
-    card: ModelCard,
-    request: PseudomaskRequest,
-    tags: dict[str, str],
-    reporter: Reporter,
-) -> None:
-    """Class-token attention of each surviving head of the last block; 1 is the mean attention of a patch."""
-    last = len(card.head_mask) - 1
-    names = [f"Block {last + 1}, head {h + 1}" for h, kept in enumerate(card.head_mask[last]) if kept]
-    if not names:
-        raise InputError("No head of the last block survived.", "heads", "Train with a larger 'heads_kept'.")
-    settings = request.pseudomask
-    runner = BatchRunner(head_evidence(model, request.hardware), settings.pseudomask_batch, reporter)
-    with float_raster(path, scene.grid.crop(area), names, tags) as writer:
-        for band in sweep(
-            scene, area, model.architecture.tile, settings.pseudomask_overlap, len(names), runner, reporter
-        ):
-            writer.write_rows(band.row, np.where(band.valid, band.evidence, np.nan), band.col)
 
 
 JOB = Job("pseudomask", PseudomaskRequest, run)

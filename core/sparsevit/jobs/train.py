@@ -102,6 +102,7 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
         fingerprint(data.train.tags.tolist(), index.scene, data.bands),
         {k: v for k, v in metrics.items() if v is not None},
         {"classifier": asdict(settings), "training": asdict(request.training)},
+        trained.head_gates,
     )
     if group.rank() == 0:
         save_model(request.output, trained.model, card)

@@ -36,6 +36,7 @@ class ModelCard:
         training_data: Digest of tiles, tags and bands it was trained on.
         metrics: Named results on held-out blocks.
         settings: The settings of the training.
+        head_gates: P(open) of the original heads when the budget was met, 0–1; empty if no head had to close.
         licence: Licence of the weights: the user's own.
         engine_version: Version of the engine that wrote it.
     """
@@ -50,6 +51,7 @@ class ModelCard:
     training_data: str
     metrics: dict[str, float] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    head_gates: list[list[float]] = field(default_factory=list)
     licence: str = "set by the owner of the training data"
     engine_version: str = __version__
 

@@ -252,14 +252,34 @@ class SparseViT(GatedTransformer):
         Returns:
             Tokens of the last block `[B, 1+h·w, width]`, class token first, then patches row by row; its attention.
         """
-        patches = self.patch_embed(x)
-        position = resampled_positions(self.pos_embed, self.config.grid, patches.shape[-2:])
-        patches = patches.flatten(2).transpose(1, 2)  # (B, h·w, width), row-major
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1) + position
-        attention = None
+        tokens, attention = self.embed(x), None
         for i, block in enumerate(self.blocks):
             tokens, attention = block(tokens, need_attention and i == len(self.blocks) - 1)
         return tokens, attention
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Tokens before the first block `[B, 1+h·w, width]`, class token first, of tiles `[B, C, H, W]`."""
+        patches = self.patch_embed(x)
+        position = resampled_positions(self.pos_embed, self.config.grid, patches.shape[-2:])
+        patches = patches.flatten(2).transpose(1, 2)  # (B, h·w, width), row-major
+        return torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1) + position
+
+    def class_attention(self, x: Tensor) -> Tensor:
+        """Where the class token looks in every head of every block `[B, Σ heads, h, w]`, gated, block after block.
+
+        Only the class token's row of each attention matrix is computed.
+
+        Args:
+            x: Normalised tiles `[B, C, H, W]`; sides are multiples of the patch.
+        """
+        tokens, rows = self.embed(x), []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            tokens, heads = block.observe(tokens)
+            rows.append(block.attn.attention(heads._replace(query=heads.query[:, :, :1]))[:, :, 0, 1:])
+        grid = (x.shape[-2] // self.config.patch, x.shape[-1] // self.config.patch)
+        looks: Tensor = torch.cat(rows, dim=1).unflatten(2, grid)
+        return looks
 
     def prune(self, mask: Sequence[Tensor]) -> None:
         """Remove heads physically; afterwards the network equals the masked one and has open gates."""

@@ -70,12 +70,14 @@ class TrainedClassifier:
     Attributes:
         model: Transformer (pruned) and spectral network.
         head_mask: For each block, which heads survived.
+        head_gates: P(open) of the same heads at the end of the gate phase; empty without one.
         scores: Scores on the validation tiles of the classifier; empty without validation tiles.
         controls: The same for `random_heads`, `all_heads`.
     """
 
     model: LandCoverModel
     head_mask: list[list[bool]]
+    head_gates: list[list[float]]
     scores: TagScores | None
     controls: dict[str, TagScores]
 
@@ -137,8 +139,8 @@ class ClassifierTraining:
 
     def close_gates(
         self, teacher: SparseViT, keep: int, settings: ClassifierSettings, reporter: Reporter
-    ) -> list[Tensor]:
-        """Let the heads compete until `keep` are left; returns one mask per block."""
+    ) -> HeadBudget:
+        """Let the heads compete until `keep` are left; the budget knows which."""
         vit = self._vit(self.model)
         budget = HeadBudget(vit.gates(), keep)
         vit.set_gate_mode(GateMode.SAMPLE)
@@ -156,7 +158,7 @@ class ClassifierTraining:
         rate = self.training.learning_rate / 2
         phase = Phase("gates", vit, loss, len(self.tiles), settings.gate_epochs, groups, budget.project, None, rate)
         fit(phase, self.training, self.fabric, reporter, self.folder)
-        return budget.mask()
+        return budget
 
     def finetune(
         self, vit: SparseViT, name: str, teacher: SparseViT, settings: ClassifierSettings, reporter: Reporter
@@ -254,9 +256,10 @@ def train_classifier(
     dense = copy.deepcopy(model.vit).eval().requires_grad_(False)
     heads = list(model.vit.config.heads)
     keep = heads_to_keep(settings.heads_kept, sum(heads))
-    mask = [torch.ones(h, dtype=torch.bool) for h in heads]
+    mask, gates = [torch.ones(h, dtype=torch.bool) for h in heads], list[list[float]]()
     if keep < sum(heads):
-        mask = run.close_gates(dense, keep, settings, reporter.part(0.75 * share, 0.9 * share, "closing heads"))
+        budget = run.close_gates(dense, keep, settings, reporter.part(0.75 * share, 0.9 * share, "closing heads"))
+        mask, gates = budget.mask(), budget.open_probability()
         model.vit.prune(mask)
         model.vit.set_gate_mode(GateMode.OPEN)
         fabric.to_device(model)
@@ -275,7 +278,7 @@ def train_classifier(
             controls[name] = _control(run, model, dense, control, name, settings, validation, part)
     pruned = Architecture(**(vars(architecture) | {"vit": model.vit.config}))
     model.architecture = pruned
-    return TrainedClassifier(model.eval(), [m.tolist() for m in mask], scores, controls)
+    return TrainedClassifier(model.eval(), [m.tolist() for m in mask], gates, scores, controls)
 
 
 def _control(

@@ -60,6 +60,10 @@ class HeadBudget:
         """Scores of all heads, layer by layer."""
         return torch.cat([g.log_alpha.detach() for g in self.gates])
 
+    def open_probability(self) -> list[list[float]]:
+        """P(open) of every head, layer by layer; above 0.5 for those that `mask` keeps, but for ties."""
+        return [torch.sigmoid(g.log_alpha.detach()).tolist() for g in self.gates]
+
     def mask(self) -> list[Tensor]:
         """The best `keep` heads as one mask per layer; ties are broken by position."""
         order = torch.argsort(self.scores(), descending=True, stable=True)

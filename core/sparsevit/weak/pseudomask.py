@@ -17,7 +17,7 @@ from sparsevit.models.hardware import HardwareSettings, autocast, resolve_device
 from sparsevit.models.landcover import LandCoverModel, vit_pixel_logits
 from sparsevit.models.vit import SparseViT
 from sparsevit.settings import STRICT
-from sparsevit.weak.attention import class_attention, head_maps, open_heads
+from sparsevit.weak.attention import head_maps, open_heads
 from sparsevit.weak.clusters import binarise, cluster_heads, fill_nearest, paint
 from sparsevit.weak.naming import name_by_assignment, name_by_rank
 
@@ -95,23 +95,6 @@ def tile_evidence(
         return (one_hot * known[..., None]).permute(0, 3, 1, 2).float()
 
     return joint if settings.method == "evidence" else painted
-
-
-def head_evidence(model: LandCoverModel, hardware: HardwareSettings) -> TileEvidence:
-    """Class-token attention of each head of the last block, `[B, heads, side, side]`; 1 is the mean over patches."""
-    device = resolve_device(hardware)
-    model = model.to(device).eval()
-    vit = model.vit
-    assert vit is not None
-
-    def attention(tiles: Tensor, _: list[Window]) -> Tensor:
-        with torch.inference_mode(), autocast(hardware, device):
-            output = vit(model.normalise(tiles.to(device)), need_attention=True)
-        assert output.attention is not None
-        maps = class_attention(output.attention, vit.config.grid).float() * vit.config.grid**2
-        return torch.nn.functional.interpolate(maps, size=tuple(tiles.shape[-2:]), mode="bilinear", align_corners=False)
-
-    return attention
 
 
 def paint_tiles(model: LandCoverModel, z: Tensor, settings: PseudomaskSettings, tags: list[BoolArray]) -> IntArray:
