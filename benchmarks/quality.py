@@ -26,6 +26,7 @@ from sparsevit.assessment.accuracy import accuracy, count_pairs
 from sparsevit.geodata.categorical import categories_on, translate
 from sparsevit.geodata.scene import open_scene
 from sparsevit.geodata.tile_index import read_tile_index
+from sparsevit.geodata.tile_masks import read_tile_masks
 from sparsevit.jobs import get_job
 from sparsevit.jobs.base import Result
 from sparsevit.models.hardware import HardwareSettings
@@ -218,12 +219,9 @@ def majority(trial: Trial) -> Path:
 def true_masks(trial: Trial) -> torch.Tensor:
     """Reference masks of the training tiles `[N, H, W]`, -1 where unlabelled."""
     table = {code: k for k, code in enumerate(trial.scheme.codes)}
-    masks = []
-    with open_scene(trial.scene) as scene, categories_on(trial.truth, scene.grid, "reference") as read:
-        for window in trial.data.train_index.windows():
-            values, valid = read(window)
-            masks.append(np.where(valid, translate(values, table, -1), -1))
-    return torch.from_numpy(np.stack(masks).astype(np.int64))
+    return torch.from_numpy(
+        read_tile_masks(trial.data.train_index, trial.scene, lambda _: trial.truth, table, "reference")
+    )
 
 
 def summary(seeds: list[dict[str, dict[str, float | str]]]) -> list[dict[str, float | str]]:

@@ -41,7 +41,7 @@ from sparsevit.models.landcover import Architecture, LandCoverModel
 from sparsevit.models.model_file import ModelCard, save_model
 from sparsevit.reporting import Reporter
 from sparsevit.training.classifier import ClassifierSettings, architecture_for
-from sparsevit.training.head_budget import heads_to_keep, random_mask
+from sparsevit.training.head_budget import BudgetSettings, heads_to_keep, random_mask
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCENE = [REPOSITORY / "resources" / "sample" / "virginia" / name for name in ("s2_10m.tif", "s2_20m.tif")]
@@ -71,15 +71,14 @@ class Line:
 def pruned_model(bands: int, encoder: str) -> tuple[LandCoverModel, list[list[bool]]]:
     """The default classifier after pruning to its default budget; with a U-Net if an encoder is named."""
     torch.manual_seed(0)
-    settings = ClassifierSettings()
-    architecture = architecture_for(bands, len(SCHEME.classes), TILE, GSD, settings)
+    architecture = architecture_for(bands, len(SCHEME.classes), TILE, GSD, ClassifierSettings())
     if encoder:
         weights = {"vit": 0.25, "spectral": 0.25, "unet": 0.5}
         architecture = replace(architecture, encoder=encoder, weights=weights)
     model = LandCoverModel(architecture)
     assert model.vit is not None
     heads = list(model.vit.config.heads)
-    mask = random_mask(heads, heads_to_keep(settings.heads_kept, sum(heads)), seed=0)
+    mask = random_mask(heads, heads_to_keep(BudgetSettings().heads_kept, sum(heads)), seed=0)
     model.vit.prune(mask)
     model.architecture = replace(architecture, vit=model.vit.config)
     return model.eval(), [m.tolist() for m in mask]

@@ -106,11 +106,13 @@ def build(names: list[str]) -> typer.Typer:
     app = typer.Typer(
         name="sparsevit", no_args_is_help=True, add_completion=False, help="Land-cover maps from image-level labels."
     )
+    groups: dict[str, typer.Typer] = {"": app}
     for name, summary in JOBS.items():
-        if name in names:
-            app.command(name, help=summary)(command(get_job(name)))
-        else:
-            app.command(name, help=summary)(lambda: None)
+        group, _, leaf = name.rpartition(" ")
+        if group not in groups:
+            groups[group] = typer.Typer(no_args_is_help=True, help=f"{group.capitalize()} …")
+            app.add_typer(groups[group], name=group)
+        groups[group].command(leaf, help=summary)(command(get_job(name)) if name in names else lambda: None)
 
     @app.command("run", help='Run a job file: {"job": "train", "params": {…}}.')
     def run_file(file: Annotated[Path, typer.Argument(help="Job file (JSON).")]) -> None:
@@ -139,7 +141,8 @@ def build(names: list[str]) -> typer.Typer:
 
 def main() -> None:
     """Entry point of the console script."""
-    build([a for a in sys.argv[1:] if a in JOBS][:1])()
+    words = f" {' '.join(sys.argv[1:])} "
+    build([name for name in JOBS if f" {name} " in words])()
 
 
 if __name__ == "__main__":

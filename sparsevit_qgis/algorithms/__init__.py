@@ -8,6 +8,7 @@ from .inspectheads import InspectHeads
 from .maplandcover import MapLandCover
 from .predictlandcover import PredictLandCover
 from .refinelandcover import RefineLandCover
+from .studyheads import StudyHeads
 from .suggesttiles import SuggestTiles
 from .tagtiles import TagTiles
 from .trainclassifier import TrainClassifier
@@ -24,6 +25,7 @@ ALGORITHMS = (
     PredictLandCover,
     AssessAccuracy,
     InspectHeads,
+    StudyHeads,
     VectorizeLandCover,
     CheckEngine,
 )

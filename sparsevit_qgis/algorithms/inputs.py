@@ -71,6 +71,13 @@ def classes():
     )
 
 
+def band_choice():
+    """Some bands only."""
+    return fields.text(
+        "BANDS", tr("Bands"), tr("Use only these bands, names separated by commas. Leave empty for all.")
+    )
+
+
 def mapping():
     """From the values of the source to the scheme."""
     return fields.file(

@@ -52,6 +52,7 @@ class MapLandCover(MapGroup, EngineAlgorithm):
             *fields.advanced([inputs.band_names(), inputs.mapping(), inputs.classes()]),
             *settings.tiling(),
             *settings.tagging(),
+            *settings.heads(),
             *settings.classifier(),
             *settings.training(),
             *settings.pseudomask(),

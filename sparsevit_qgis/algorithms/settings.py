@@ -96,6 +96,34 @@ def tagging():
     )
 
 
+def heads():
+    """How many attention heads survive."""
+    return [
+        share(
+            "HEADS_KEPT",
+            tr("Share of heads kept"),
+            tr(
+                "Share of the attention heads (0–1) that survive the training. Fewer heads are easier to read; 1 keeps "
+                "all."
+            ),
+            0.3,
+        ),
+        *advanced(
+            [
+                switch(
+                    "CONTROLS",
+                    tr("Train controls"),
+                    tr(
+                        "Also train with random heads removed and with all heads kept, to show what the choice of "
+                        "heads is worth. Takes several times as long."
+                    ),
+                    True,
+                ),
+            ]
+        ),
+    ]
+
+
 def classifier():
     """The gated vision transformer and the phases of its training."""
     return [
@@ -108,15 +136,6 @@ def classifier():
             ),
             ["tiny", "small", "base", "reference"],
             "tiny",
-        ),
-        share(
-            "HEADS_KEPT",
-            tr("Share of heads kept"),
-            tr(
-                "Share of the attention heads (0–1) that survive the training. Fewer heads are easier to read; 1 keeps "
-                "all."
-            ),
-            0.3,
         ),
         number(
             "EPOCHS",
@@ -171,15 +190,6 @@ def classifier():
                     tr("Epochs of the small per-pixel network that adds colour to the transformer's evidence."),
                     240,
                     1,
-                ),
-                switch(
-                    "CONTROLS",
-                    tr("Train controls"),
-                    tr(
-                        "Also train with random heads removed and with all heads kept, to show what the choice of "
-                        "heads is worth. Takes several times as long."
-                    ),
-                    True,
                 ),
             ]
         ),

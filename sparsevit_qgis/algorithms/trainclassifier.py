@@ -42,15 +42,12 @@ class TrainClassifier(TrainingGroup, EngineAlgorithm):
     def definitions(self):
         return [
             inputs.tiles(),
+            *settings.heads(),
             *settings.classifier(),
             *fields.advanced(
                 [
                     inputs.scene_or_index(),
-                    fields.text(
-                        "BANDS",
-                        tr("Bands"),
-                        tr("Use only these bands, names separated by commas. Leave empty for all."),
-                    ),
+                    inputs.band_choice(),
                     inputs.classes(),
                 ]
             ),

@@ -7,7 +7,7 @@ import re
 from ..text import tr
 
 _QUOTED = re.compile(r"(parameter )?'([a-z_]+)'")
-_COMMAND_HELP = re.compile(r"\s*See `sparsevit [a-z]+ --help`\.")
+_COMMAND_HELP = re.compile(r"\s*See `sparsevit [a-z ]+ --help`\.")
 
 
 def algorithm_names():
@@ -22,6 +22,7 @@ def algorithm_names():
         "refine": tr("Refine land cover"),
         "predict": tr("Predict land cover"),
         "inspect": tr("Inspect attention heads"),
+        "study heads": tr("Study attention heads"),
         "assess": tr("Assess accuracy"),
         "vectorize": tr("Vectorise land cover"),
         "check": tr("Check engine"),

@@ -15,13 +15,13 @@ from sparsevit.errors import CancelledError, InputError
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.reporting import Reporter
 from sparsevit.training.classifier import ClassifierSettings, TrainedClassifier, train_classifier
+from sparsevit.training.head_budget import BudgetSettings
 from sparsevit.training.loop import Phase, TrainingSettings, fit, make_fabric, seed_for
 
 TILES, _ = tagged_tiles(24)
 HELD_OUT, _ = tagged_tiles(8, seed=1)
-SHORT = ClassifierSettings(
-    heads_kept=0.5, epochs=3, gate_epochs=2, finetune_epochs=2, spectral_epochs=2, controls=False
-)
+SHORT = ClassifierSettings(epochs=3, gate_epochs=2, finetune_epochs=2, spectral_epochs=2)
+HALF = BudgetSettings(heads_kept=0.5, controls=False)
 STATISTICS = (torch.zeros(3), torch.ones(3))
 
 
@@ -45,7 +45,7 @@ def trained(
     fabric: Fabric, training: TrainingSettings, folder: Path | None = None, reporter: Reporter | None = None
 ) -> TrainedClassifier:
     return train_classifier(
-        tiny_architecture(), STATISTICS, TILES, HELD_OUT, SHORT, training, fabric, reporter or Reporter(), folder
+        tiny_architecture(), STATISTICS, TILES, HELD_OUT, SHORT, HALF, training, fabric, reporter or Reporter(), folder
     )
 
 

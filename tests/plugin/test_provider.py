@@ -18,6 +18,7 @@ IDS = [
     "maplandcover",
     "predictlandcover",
     "refinelandcover",
+    "studyheads",
     "suggesttiles",
     "tagtiles",
     "trainclassifier",

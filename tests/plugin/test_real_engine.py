@@ -54,6 +54,17 @@ def steps(plugin, tmp_path_factory):
             {"MAP": landcover, "REFERENCE": pseudomask, "OUTPUT": str(folder / "report.html")},
         ),
         ("inspectheads", {"SCENE": [scene], "MODEL": model, "OUTPUT": str(folder / "heads.tif")}),
+        (
+            "studyheads",
+            {
+                "TILES": tiles,
+                "REFERENCE": landcover,
+                "SHARES": "0.5, 0.2",
+                "SEEDS": 1,
+                "OUTPUT": str(folder / "study.html"),
+                **{name: value for name, value in TINY.items() if name != "CONTROLS"},
+            },
+        ),
         ("vectorizelandcover", {"MAP": landcover, "OUTPUT": str(folder / "landcover.gpkg")}),
     ):
         done[name] = processing.run(f"sparsevit:{name}", values, feedback=Feedback())

@@ -47,8 +47,8 @@ def confusion_figure(result: Accuracy, scheme: ClassScheme) -> str:
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
     bar.set_label("share of the reference class", size=8)
     bar.ax.tick_params(labelsize=8)
-    _quiet(axes)
-    return _embedded(figure)
+    quiet(axes)
+    return embedded(figure)
 
 
 def area_figure(areas: AreaEstimate, scheme: ClassScheme) -> str:
@@ -77,8 +77,8 @@ def area_figure(areas: AreaEstimate, scheme: ClassScheme) -> str:
     axes.set_xlabel("hectares")
     axes.legend(frameon=False, fontsize=8, loc="best")
     axes.spines[["top", "right"]].set_visible(False)
-    _quiet(axes)
-    return _embedded(figure)
+    quiet(axes)
+    return embedded(figure)
 
 
 def overview_figure(
@@ -106,7 +106,7 @@ def overview_figure(
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_color("#c5cdd3")
-    return _embedded(figure)
+    return embedded(figure)
 
 
 def _painted(positions: npt.NDArray[np.int16], scheme: ClassScheme) -> npt.NDArray[np.float64]:
@@ -115,13 +115,15 @@ def _painted(positions: npt.NDArray[np.int16], scheme: ClassScheme) -> npt.NDArr
     return painted
 
 
-def _quiet(axes: Any) -> None:
+def quiet(axes: Any) -> None:
+    """Small ticks and pale frames."""
     axes.tick_params(colors=INK, labelsize=8.5, length=2)
     for spine in axes.spines.values():
         spine.set_color("#c5cdd3")
 
 
-def _embedded(figure: Figure) -> str:
+def embedded(figure: Figure) -> str:
+    """A figure as a `data:` address of a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor="white")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

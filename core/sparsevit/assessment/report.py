@@ -46,20 +46,29 @@ class Report:
     overview: str
 
 
-def write_html(report: Report, path: Path) -> None:
-    """Write the report as one self-contained page."""
+def templates() -> jinja2.Environment:
+    """The pages of the reports, with the filters that they share."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": _percent, "hectares": _hectares, "thousands": _thousands}
-    page = environment.get_template(TEMPLATE).render(
-        report=report,
-        rows=class_rows(report),
-        areas=report.areas,
-        pixels=int(report.accuracy.confusion.sum()),
-        absent=absent_names(report),
-        confusion_figure=confusion_figure(report.accuracy, report.scheme),
-        area_figure=area_figure(report.areas, report.scheme) if report.areas else None,
-        version=__version__,
+    return environment
+
+
+def write_html(report: Report, path: Path) -> None:
+    """Write the report as one self-contained page."""
+    page = (
+        templates()
+        .get_template(TEMPLATE)
+        .render(
+            report=report,
+            rows=class_rows(report),
+            areas=report.areas,
+            pixels=int(report.accuracy.confusion.sum()),
+            absent=absent_names(report),
+            confusion_figure=confusion_figure(report.accuracy, report.scheme),
+            area_figure=area_figure(report.areas, report.scheme) if report.areas else None,
+            version=__version__,
+        )
     )
     with whole_file(path) as partial:
         partial.write_text(page, encoding="utf-8")
@@ -94,7 +103,7 @@ def write_json(report: Report, path: Path) -> None:
             "mapped_ha": float(areas.mapped.sum()),
         }
     with whole_file(path) as partial:
-        partial.write_text(json.dumps(_plain(data), indent=2, ensure_ascii=False), encoding="utf-8")
+        partial.write_text(json.dumps(plain(data), indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def class_rows(report: Report) -> list[dict[str, Any]]:
@@ -133,11 +142,12 @@ def absent_names(report: Report) -> list[str]:
     return [n for n, absent in zip(report.scheme.names, report.accuracy.absent, strict=True) if absent]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -17,6 +17,7 @@ JOBS = {
     "train": "Train the classifier on tagged tiles.",
     "pseudomask": "Generate pseudomasks from a classifier.",
     "suggest": "Suggest which untagged tiles to tag next.",
+    "study heads": "Study what attention heads are worth on your own tags.",
     "refine": "Train a segmentation network on the pseudomasks, in rounds.",
     "predict": "Map the land cover of a scene with a saved model.",
     "inspect": "Show what each surviving attention head looks at.",
@@ -35,5 +36,5 @@ def get_job(name: str) -> Job:
     """
     if name not in JOBS:
         raise InputError(f"There is no job '{name}'; there are {', '.join(JOBS)}.", "job")
-    job: Job = import_module(f"sparsevit.jobs.{name}").JOB
+    job: Job = import_module(f"sparsevit.jobs.{name.replace(' ', '_')}").JOB
     return job

@@ -19,6 +19,7 @@ from sparsevit.models.hardware import HardwareSettings
 from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
 from sparsevit.training.classifier import ClassifierSettings
+from sparsevit.training.head_budget import BudgetSettings
 from sparsevit.training.loop import TrainingSettings
 from sparsevit.training.refinement import RefinementSettings
 from sparsevit.weak.pseudomask import PseudomaskSettings
@@ -52,6 +53,7 @@ class MapRequest(Request):
     tiling: TilingSettings = TilingSettings()
     tagging: TagSettings = TagSettings()
     classifier: ClassifierSettings = ClassifierSettings()
+    budget: BudgetSettings = BudgetSettings()
     training: TrainingSettings = TrainingSettings()
     pseudomasks: PseudomaskSettings = PseudomaskSettings()
     refinement: RefinementSettings = RefinementSettings()

@@ -6,16 +6,14 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from sparsevit.errors import InputError
-from sparsevit.geodata.categorical import categories_on, translate
 from sparsevit.geodata.legend import ClassScheme, parse_scheme
-from sparsevit.geodata.scene import open_scene
-from sparsevit.geodata.tile_index import TileIndex, groups, read_tile_index
+from sparsevit.geodata.tile_index import TileIndex, read_tile_index
+from sparsevit.geodata.tile_masks import UNLABELLED, read_tile_masks
 from sparsevit.jobs.base import Job, Request, Result, absolute
 from sparsevit.jobs.group import on_devices
 from sparsevit.jobs.pseudomask import mask_name
@@ -25,7 +23,7 @@ from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
 from sparsevit.training import group
 from sparsevit.training.loop import TrainingSettings, make_fabric
-from sparsevit.training.refinement import IGNORE, Refinement, RefinementSettings, refine
+from sparsevit.training.refinement import Refinement, RefinementSettings, refine
 from sparsevit.training.tagged import load_training_data
 
 
@@ -120,16 +118,12 @@ def read_masks(index: TileIndex, request: RefineRequest, scheme: ClassScheme) ->
         InputError: The pseudomask does not cover the tiles, or holds none of the classes there.
     """
     table = {code: k for k, code in enumerate(scheme.codes)}
-    windows = index.windows()
-    masks = np.full((len(index), int(windows[0].height), int(windows[0].width)), IGNORE, np.int64)
-    for rasters, positions in groups(index):
-        path = request.pseudomask if index.scene else request.pseudomask / mask_name(rasters)
-        grid = open_scene(request.scene or rasters, index.band_names if not request.scene else None).grid
-        with categories_on(path, grid, "pseudomask") as read:
-            for i in positions:
-                values, valid = read(windows[i])
-                masks[i] = np.where(valid, translate(values, table, IGNORE), IGNORE)
-    if (masks == IGNORE).all():
+
+    def raster_of(rasters: list[Path]) -> Path:
+        return request.pseudomask if index.scene else request.pseudomask / mask_name(rasters)
+
+    masks = read_tile_masks(index, request.scene, raster_of, table, "pseudomask")
+    if (masks == UNLABELLED).all():
         raise InputError(
             f"{request.pseudomask} labels no pixel of the training tiles.",
             "pseudomask",

@@ -14,12 +14,12 @@ from sparsevit.jobs.base import Job, Request, Result, absolute
 from sparsevit.jobs.group import on_devices
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.model_file import ModelCard, parameter_count, save_model
-from sparsevit.models.vit import REFERENCE_TILE
 from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
 from sparsevit.training import group
 from sparsevit.training.checkpoint import fingerprint
 from sparsevit.training.classifier import ClassifierSettings, TrainedClassifier, architecture_for, train_classifier
+from sparsevit.training.head_budget import BudgetSettings
 from sparsevit.training.loop import TrainingSettings, make_fabric
 from sparsevit.training.tagged import load_training_data
 from sparsevit.training.tiles import band_statistics
@@ -33,6 +33,7 @@ class TrainRequest(Request):
     classes: list[str] = Field(default=[], description="Only these classes (names); all tagged ones if empty.")
     bands: list[str] = Field(default=[], description="Only these bands (names); all if empty.")
     classifier: ClassifierSettings = ClassifierSettings()
+    budget: BudgetSettings = BudgetSettings()
     training: TrainingSettings = TrainingSettings()
     checkpoints: Path | None = Field(
         default=None, description="Folder for checkpoints, one per epoch, the last is kept."
@@ -72,12 +73,6 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
     index = read_tile_index(request.tiles)
     data = load_training_data(index, request.scene, request.classes, request.bands, reporter.part(0, 0.05))
     settings = request.classifier
-    if settings.preset == "reference" and data.side != REFERENCE_TILE:
-        raise InputError(
-            f"The preset 'reference' needs tiles of {REFERENCE_TILE} pixels, these have {data.side}.",
-            "preset",
-            f"Cut tiles of {REFERENCE_TILE * data.gsd:g} m, or choose another preset.",
-        )
     architecture = architecture_for(len(data.bands), len(data.scheme.classes), data.side, data.gsd, settings)
     trained = train_classifier(
         architecture,
@@ -85,6 +80,7 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
         data.train,
         data.validation,
         settings,
+        request.budget,
         request.training,
         make_fabric(request.hardware),
         reporter.part(0.05, 1),
@@ -101,7 +97,7 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
         trained.head_mask,
         fingerprint(data.train.tags.tolist(), index.scene, data.bands),
         {k: v for k, v in metrics.items() if v is not None},
-        {"classifier": asdict(settings), "training": asdict(request.training)},
+        {"classifier": asdict(settings), "budget": asdict(request.budget), "training": asdict(request.training)},
         trained.head_gates,
     )
     if group.rank() == 0:

@@ -15,14 +15,15 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from sparsevit.errors import InputError
 from sparsevit.models.gates import GateMode
 from sparsevit.models.landcover import Architecture, LandCoverModel
-from sparsevit.models.vit import SparseViT, ViTOutput, preset_config
+from sparsevit.models.vit import REFERENCE_TILE, SparseViT, ViTOutput, preset_config
 from sparsevit.reporting import Reporter
 from sparsevit.settings import STRICT
 from sparsevit.training.augment import random_dihedral
-from sparsevit.training.head_budget import HeadBudget, heads_to_keep, random_mask
-from sparsevit.training.loop import Phase, TrainingSettings, fit, parameter_groups
+from sparsevit.training.head_budget import BudgetSettings, HeadBudget, heads_to_keep, random_mask
+from sparsevit.training.loop import Phase, TrainingSettings, fit, parameter_groups, seed_for
 from sparsevit.training.losses import balance, class_fractions, fraction_loss, tag_loss, tag_probability
 from sparsevit.training.metrics import TagScores, tag_scores
 from sparsevit.training.tiles import TaggedTiles
@@ -30,6 +31,9 @@ from sparsevit.training.tiles import TaggedTiles
 SPECTRAL_WIDTH = 64
 SPECTRAL_GRID = 16
 """Pixels per side of a tile that the spectral network is trained on."""
+IMPORTANCE_BATCH = 4
+"""Tiles whose gradients are summed before their absolute value counts."""
+TINY = 1e-12
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -42,9 +46,6 @@ class ClassifierSettings:
         "12 × 12; reference: the published model, width 1024, 12 × 16, 14-pixel patches of 224-pixel tiles.",
     )
     patch_size_m: float = Field(default=40.0, gt=0, description="Side of a token's patch (m); 'reference' ignores it.")
-    heads_kept: float = Field(
-        default=0.3, gt=0, le=1, description="Share of the attention heads that survive (0–1]; 1 keeps all."
-    )
     epochs: int = Field(default=40, ge=1, description="Epochs with all heads, before the gates join.")
     gate_epochs: int = Field(default=8, ge=1, description="Epochs in which the gates close down to the head budget.")
     finetune_epochs: int = Field(default=16, ge=0, description="Epochs of the surviving heads after that.")
@@ -58,9 +59,6 @@ class ClassifierSettings:
         default=1.0, ge=0, description="Weight of staying close to the unpruned transformer while heads close."
     )
     spectral_epochs: int = Field(default=240, ge=1, description="Epochs of the per-pixel spectral network.")
-    controls: bool = Field(
-        default=True, description="Also train the controls: random heads removed, and no heads removed."
-    )
 
 
 @plain_dataclass(frozen=True)
@@ -160,8 +158,63 @@ class ClassifierTraining:
         fit(phase, self.training, self.fabric, reporter, self.folder)
         return budget
 
+    def choose_heads(
+        self, teacher: SparseViT, keep: int, settings: ClassifierSettings, reporter: Reporter
+    ) -> tuple[list[Tensor], list[list[float]]]:
+        """Close gates down to `keep` heads, cut the others out, and train the rest on.
+
+        Returns:
+            One mask per block, and P(open) of every head when the budget was met.
+        """
+        budget = self.close_gates(teacher, keep, settings, reporter.part(0, 0.6, "closing heads"))
+        vit, mask, gates = self._vit(self.model), budget.mask(), budget.open_probability()
+        vit.prune(mask)
+        vit.set_gate_mode(GateMode.OPEN)
+        self.fabric.to_device(vit)
+        part = reporter.part(0.6, 1, "surviving heads")
+        self.finetune(vit, "surviving_heads", teacher, settings, settings.finetune_epochs, part)
+        return mask, gates
+
+    def importance(self, vit: SparseViT) -> list[Tensor]:
+        """How much the loss would change without each head, to first order: one score per head and block.
+
+        The mean over small batches of |∂L/∂g| at an open gate g = 1, divided by the norm of its block, so that blocks
+        of larger gradients do not win (Michel et al. 2019, eq. 2; Molchanov et al. 2017).
+        """
+        torch.manual_seed(seed_for(self.training, "importance", 0))
+        gates = [torch.ones(heads, device=self.fabric.device, requires_grad=True) for heads in vit.config.heads]
+        hooks = [
+            layer.register_forward_hook(lambda *_, gate=gate: gate)
+            for layer, gate in zip(vit.gates(), gates, strict=True)
+        ]
+        scores = [torch.zeros_like(gate) for gate in gates]
+        for positions in torch.arange(len(self.tiles)).split(IMPORTANCE_BATCH):
+            z, valid, tags = self._batch(positions)
+            loss = self.tag_losses(vit(z), valid, tags)
+            for score, gradient in zip(scores, torch.autograd.grad(loss, gates), strict=True):
+                score += gradient.abs()
+        for hook in hooks:
+            hook.remove()
+        return [(score / score.norm().clamp_min(TINY)).cpu() for score in scores]
+
+    def pruned(
+        self, dense: SparseViT, mask: list[Tensor], name: str, settings: ClassifierSettings, reporter: Reporter
+    ) -> SparseViT:
+        """A copy of the dense transformer with only these heads, after as many epochs as gates and their heads get."""
+        vit = copy.deepcopy(dense).requires_grad_(True)
+        vit.prune(mask)
+        self.fabric.to_device(vit)
+        self.finetune(vit, name, dense, settings, settings.gate_epochs + settings.finetune_epochs, reporter)
+        return vit
+
     def finetune(
-        self, vit: SparseViT, name: str, teacher: SparseViT, settings: ClassifierSettings, reporter: Reporter
+        self,
+        vit: SparseViT,
+        name: str,
+        teacher: SparseViT,
+        settings: ClassifierSettings,
+        epochs: int,
+        reporter: Reporter,
     ) -> None:
         """Train the surviving heads on, close to the unpruned transformer."""
 
@@ -170,7 +223,7 @@ class ClassifierTraining:
             return self._distilled(vit(z), teacher, z, valid, tags, settings.distillation)
 
         rate = self.training.learning_rate / 2
-        phase = Phase(name, vit, loss, len(self.tiles), settings.finetune_epochs, learning_rate=rate)
+        phase = Phase(name, vit, loss, len(self.tiles), epochs, learning_rate=rate)
         fit(phase, self.training, self.fabric, reporter, self.folder)
 
     def _distilled(
@@ -196,9 +249,19 @@ class ClassifierTraining:
 
 
 @torch.inference_mode()
-def vit_tag_logits(model: LandCoverModel, tiles: TaggedTiles, fabric: Fabric, batch: int = 64) -> tuple[Tensor, float]:
-    """Tag logits `[N, K]` of the transformer (mean of its two heads), and their loss against the tags."""
-    vit = model.vit
+def vit_tag_logits(
+    model: LandCoverModel, tiles: TaggedTiles, fabric: Fabric, vit: SparseViT | None = None, batch: int = 64
+) -> tuple[Tensor, float]:
+    """Tag logits `[N, K]` of the transformer (mean of its two heads), and their loss against the tags.
+
+    Args:
+        model: A classifier; it normalises the tiles.
+        tiles: Tiles with tags.
+        fabric: Device and precision.
+        vit: The transformer to ask; that of the model if left out.
+        batch: Tiles per forward pass.
+    """
+    vit = vit or model.vit
     assert vit is not None
     was_training = vit.training
     vit.eval()
@@ -224,6 +287,7 @@ def train_classifier(
     tiles: TaggedTiles,
     validation: TaggedTiles | None,
     settings: ClassifierSettings,
+    budget: BudgetSettings,
     training: TrainingSettings,
     fabric: Fabric,
     reporter: Reporter,
@@ -236,82 +300,81 @@ def train_classifier(
         statistics: Mean and standard deviation of each band `[C]`.
         tiles: Training tiles.
         validation: Held-out tiles for the scores; none to skip them.
-        settings: Phases and head budget.
+        settings: Phases.
+        budget: How many heads survive, and whether to train the controls.
         training: Optimiser, batch, seed.
         fabric: Device and precision.
         reporter: Progress and metrics.
         folder: Folder of checkpoints; none to keep none.
     """
-    torch.manual_seed(training.seed)
-    model = LandCoverModel(architecture)
-    model.mean.copy_(statistics[0])
-    model.std.copy_(statistics[1])
-    fabric.to_device(model)
+    model = untrained(architecture, statistics, training.seed, fabric)
     run = ClassifierTraining(model, tiles, training, fabric, folder)
-    share = 0.55 if settings.controls else 0.9
+    share = 0.55 if budget.controls else 0.9
     run.spectral(settings.spectral_epochs, reporter.part(0, 0.1, "spectral network"))
     validate = (lambda: vit_tag_logits(model, validation, fabric)[1]) if validation else None
     run.dense(settings.epochs, validate, reporter.part(0.1, 0.75 * share, "transformer"))
     assert model.vit is not None
     dense = copy.deepcopy(model.vit).eval().requires_grad_(False)
     heads = list(model.vit.config.heads)
-    keep = heads_to_keep(settings.heads_kept, sum(heads))
+    keep = heads_to_keep(budget.heads_kept, sum(heads))
     mask, gates = [torch.ones(h, dtype=torch.bool) for h in heads], list[list[float]]()
     if keep < sum(heads):
-        budget = run.close_gates(dense, keep, settings, reporter.part(0.75 * share, 0.9 * share, "closing heads"))
-        mask, gates = budget.mask(), budget.open_probability()
-        model.vit.prune(mask)
-        model.vit.set_gate_mode(GateMode.OPEN)
-        fabric.to_device(model)
-        run.finetune(
-            model.vit, "surviving_heads", dense, settings, reporter.part(0.9 * share, share, "surviving heads")
-        )
-    scores = _score(model, validation, fabric)
+        part = reporter.part(0.75 * share, share, "choosing heads")
+        mask, gates = run.choose_heads(dense, keep, settings, part)
+    scores = vit_scores(model, validation, fabric) if validation else None
     controls: dict[str, TagScores] = {}
-    if settings.controls and validation and keep < sum(heads):
+    if budget.controls and validation and keep < sum(heads):
         masks = {
             "random_heads": random_mask(heads, keep, training.seed),
             "all_heads": [torch.ones(h, dtype=torch.bool) for h in heads],
         }
         for i, (name, control) in enumerate(masks.items()):
             part = reporter.part(share + i * (1 - share) / 2, share + (i + 1) * (1 - share) / 2, f"control: {name}")
-            controls[name] = _control(run, model, dense, control, name, settings, validation, part)
+            controls[name] = vit_scores(model, validation, fabric, run.pruned(dense, control, name, settings, part))
     pruned = Architecture(**(vars(architecture) | {"vit": model.vit.config}))
     model.architecture = pruned
     return TrainedClassifier(model.eval(), [m.tolist() for m in mask], gates, scores, controls)
 
 
-def _control(
-    run: ClassifierTraining,
-    model: LandCoverModel,
-    dense: SparseViT,
-    mask: list[Tensor],
-    name: str,
-    settings: ClassifierSettings,
-    validation: TaggedTiles,
-    reporter: Reporter,
+def untrained(
+    architecture: Architecture, statistics: tuple[Tensor, Tensor], seed: int, fabric: Fabric
+) -> LandCoverModel:
+    """A model before training, with the mean and standard deviation of each band `[C]`."""
+    torch.manual_seed(seed)
+    model = LandCoverModel(architecture)
+    model.mean.copy_(statistics[0])
+    model.std.copy_(statistics[1])
+    fabric.to_device(model)
+    return model
+
+
+def vit_scores(
+    model: LandCoverModel, validation: TaggedTiles, fabric: Fabric, vit: SparseViT | None = None
 ) -> TagScores:
-    """Score another choice of heads after the same fine-tuning."""
-    vit = copy.deepcopy(dense).requires_grad_(True)
-    vit.prune(mask)
-    run.fabric.to_device(vit)
-    run.finetune(vit, name, dense, settings, reporter)
-    kept, model.vit = model.vit, vit
-    scores = _score(model, validation, run.fabric)
-    model.vit = kept
-    assert scores is not None
-    return scores
-
-
-def _score(model: LandCoverModel, validation: TaggedTiles | None, fabric: Fabric) -> TagScores | None:
-    if validation is None:
-        return None
-    logits, loss = vit_tag_logits(model, validation, fabric)
+    """Scores of the tags of held-out tiles; the arguments are those of `vit_tag_logits`."""
+    logits, loss = vit_tag_logits(model, validation, fabric, vit)
     return tag_scores(logits, validation.tags, loss)
 
 
 def architecture_for(channels: int, classes: int, tile: int, gsd: float, settings: ClassifierSettings) -> Architecture:
-    """The networks of a classifier: a transformer of the preset and the spectral network, equally weighted."""
+    """The networks of a classifier: a transformer of the preset and the spectral network, equally weighted.
+
+    Args:
+        channels: Input bands.
+        classes: Land-cover classes.
+        tile: Side of a tile (pixels).
+        gsd: Ground sampling distance (m).
+        settings: Preset and patch size.
+
+    Raises:
+        InputError: The preset needs tiles of another size.
+    """
+    if settings.preset == "reference" and tile != REFERENCE_TILE:
+        raise InputError(
+            f"The preset 'reference' needs tiles of {REFERENCE_TILE} pixels, these have {tile}.",
+            "preset",
+            f"Cut tiles of {REFERENCE_TILE * gsd:g} m, or choose another preset.",
+        )
     wanted = max(settings.patch_size_m / gsd, 1)
     patch = min(
         (p for p in range(1, tile + 1) if tile % p == 0), key=lambda p: abs(p - wanted)

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from sparsevit.models.gates import HeadGates
+from sparsevit.settings import STRICT
 
 RANGE = 4.0
 """Scores stay within ± this value, so that a gate can still change its mind."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class BudgetSettings:
+    """How many heads survive, and what shows whether the choice was worth it."""
+
+    heads_kept: float = Field(
+        default=0.3, gt=0, le=1, description="Share of the attention heads that survive (0–1]; 1 keeps all."
+    )
+    controls: bool = Field(
+        default=True, description="Also train the controls: random heads removed, and no heads removed."
+    )
 
 
 def heads_to_keep(share: float, total: int) -> int:
@@ -65,11 +80,21 @@ class HeadBudget:
         return [torch.sigmoid(g.log_alpha.detach()).tolist() for g in self.gates]
 
     def mask(self) -> list[Tensor]:
-        """The best `keep` heads as one mask per layer; ties are broken by position."""
-        order = torch.argsort(self.scores(), descending=True, stable=True)
-        flat = torch.zeros(self.total, dtype=torch.bool)
-        flat[order[: self.keep].cpu()] = True
-        return list(flat.split([len(g.log_alpha) for g in self.gates]))
+        """The best `keep` heads as one mask per layer."""
+        return best_mask([g.log_alpha.detach() for g in self.gates], self.keep)
+
+
+def best_mask(scores: list[Tensor], keep: int) -> list[Tensor]:
+    """The `keep` heads of the highest scores as one mask per layer; ties are broken by position.
+
+    Args:
+        scores: Scores of the heads of each layer.
+        keep: Number of heads.
+    """
+    flat = torch.cat(scores).cpu()
+    mask = torch.zeros(len(flat), dtype=torch.bool)
+    mask[torch.argsort(flat, descending=True, stable=True)[:keep]] = True
+    return list(mask.split([len(s) for s in scores]))
 
 
 def random_mask(heads: list[int], keep: int, seed: int) -> list[Tensor]:

@@ -24,6 +24,7 @@ class TrainingData:
         train: Tiles to learn from.
         train_index: The same tiles in the index.
         validation: Held-out tiles; none if the index holds none out.
+        validation_index: The same tiles in the index.
         scheme: Classes of the tags.
         bands: Band names in order.
         side: Side of a tile (pixels).
@@ -33,6 +34,7 @@ class TrainingData:
     train: TaggedTiles
     train_index: TileIndex
     validation: TaggedTiles | None
+    validation_index: TileIndex | None
     scheme: ClassScheme
     bands: list[str]
     side: int
@@ -82,8 +84,9 @@ def load_training_data(
         )
     side = tagged["train"].store.values.shape[-1]
     gsd = index.tile_size_m / side
+    held_out = index.choose(masks["validation"]) if "validation" in tagged else None
     return TrainingData(
-        tagged["train"], index.choose(masks["train"]), tagged.get("validation"), scheme, names, side, gsd
+        tagged["train"], index.choose(masks["train"]), tagged.get("validation"), held_out, scheme, names, side, gsd
     )
 
 

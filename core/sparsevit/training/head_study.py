@@ -1,0 +1,216 @@
+"""What attention heads are worth: how well fewer and fewer of them explain held-out tags, chosen in three ways."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from sparsevit.models import torchvision_compat  # noqa: F401 (before torchmetrics, which imports torchvision)
+from sparsevit.models.landcover import Architecture, LandCoverModel
+from sparsevit.models.vit import SparseViT
+from sparsevit.reporting import Reporter
+from sparsevit.training.classifier import ClassifierSettings, ClassifierTraining, untrained, vit_scores
+from sparsevit.training.head_budget import best_mask, heads_to_keep, random_mask
+from sparsevit.training.loop import TrainingSettings
+from sparsevit.training.refinement import IGNORE, RefinementSettings, refine, restricted_masks
+from sparsevit.training.tiles import TaggedTiles, band_statistics
+
+from torchmetrics.functional.classification import multiclass_jaccard_index  # isort: skip
+
+ALL_HEADS = "all heads"
+METHODS = ("learned gates", "Taylor importance", "random heads")
+SPECTRAL_SHARE, REFINE_EPOCH_COST = 0.1, 5
+"""Parts of the progress bar: the spectral network of a seed; an epoch of the U-Net against one of the transformer."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Reference masks of held-out tiles `[N, H, W]`: class index, -1 where unknown; and how to refine, if at all."""
+
+    masks: Tensor
+    refinement: RefinementSettings | None
+
+
+@dataclass(frozen=True)
+class StudyPoint:
+    """One network with some of its heads.
+
+    Attributes:
+        seed: Seed of everything random.
+        method: How the heads were chosen.
+        share: Share of the heads asked for (0–1].
+        heads: Number of heads.
+        macro_f1: Macro-F1 of the tags of held-out tiles.
+        mean_ap: Their mean average precision.
+        tag_loss: Their loss.
+        miou: mIoU of the joint evidence of transformer and spectra on held-out tiles; none without a reference.
+        refined_miou: The same of the refined model; none unless asked for.
+    """
+
+    seed: int
+    method: str
+    share: float
+    heads: int
+    macro_f1: float
+    mean_ap: float
+    tag_loss: float
+    miou: float | None = None
+    refined_miou: float | None = None
+
+
+def study_heads(
+    architecture: Architecture,
+    tiles: TaggedTiles,
+    validation: TaggedTiles,
+    truth: Truth | None,
+    shares: list[float],
+    seeds: int,
+    settings: ClassifierSettings,
+    training: TrainingSettings,
+    fabric: Fabric,
+    reporter: Reporter,
+) -> list[StudyPoint]:
+    """Train one dense transformer per seed, and go on with fewer and fewer of its heads.
+
+    All variants, the one with all heads included, are trained on from the same dense weights, by the same losses and
+    for as many epochs. Nothing is chosen by the held-out tiles.
+
+    Args:
+        architecture: Networks before pruning.
+        tiles: Training tiles.
+        validation: Held-out tiles.
+        truth: Reference of the held-out tiles; none to score the tags alone.
+        shares: Shares of the heads (0–1).
+        seeds: Number of seeds, from that of `training`.
+        settings: The phases.
+        training: Optimiser, batch, first seed.
+        fabric: Device and precision.
+        reporter: Progress.
+    """
+    points: list[StudyPoint] = []
+    for k in range(seeds):
+        part = reporter.part(k / seeds, (k + 1) / seeds, f"seed {k + 1} of {seeds}")
+        study = SeedStudy(architecture, tiles, validation, truth, settings, training.seed + k, training, fabric)
+        points += study.run(shares, part)
+    reporter.progress(1.0)
+    return points
+
+
+class SeedStudy:
+    """The variants of one seed."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        tiles: TaggedTiles,
+        validation: TaggedTiles,
+        truth: Truth | None,
+        settings: ClassifierSettings,
+        seed: int,
+        training: TrainingSettings,
+        fabric: Fabric,
+    ) -> None:
+        self.tiles, self.validation, self.truth, self.settings, self.fabric = tiles, validation, truth, settings, fabric
+        self.training = replace(training, seed=seed)
+        self.model = untrained(architecture, band_statistics(tiles.store), seed, fabric)
+        self.phases = ClassifierTraining(self.model, tiles, self.training, fabric, None)
+
+    def run(self, shares: list[float], reporter: Reporter) -> Iterator[StudyPoint]:
+        """Yield one point for all heads, and one per share and method."""
+        settings, truth = self.settings, self.truth
+        tail = settings.gate_epochs + settings.finetune_epochs
+        if truth and truth.refinement:
+            tail += REFINE_EPOCH_COST * truth.refinement.refine_epochs
+        variants = 1 + len(shares) * len(METHODS)
+        dense_share = settings.epochs / (settings.epochs + variants * tail)
+        if truth:
+            self.phases.spectral(settings.spectral_epochs, reporter.part(0, SPECTRAL_SHARE * dense_share))
+        begun = SPECTRAL_SHARE * dense_share if truth else 0.0
+        self.phases.dense(settings.epochs, None, reporter.part(begun, dense_share, "all heads"))
+        assert self.model.vit is not None
+        dense = copy.deepcopy(self.model.vit).eval().requires_grad_(False)
+        importance = self.phases.importance(dense)
+        heads = list(dense.config.heads)
+        wanted = [(ALL_HEADS, 1.0), *((method, share) for share in shares for method in METHODS)]
+        for k, (method, share) in enumerate(wanted):
+            span = (1 - dense_share) / len(wanted)
+            name = method if share == 1 else f"{method}, {share:.0%}"
+            part = reporter.part(dense_share + k * span, dense_share + (k + 1) * span, name)
+            keep = heads_to_keep(share, sum(heads))
+            yield self.point(self.variant(dense, importance, method, keep, part), method, share, part)
+
+    def variant(
+        self, dense: SparseViT, importance: list[Tensor], method: str, keep: int, reporter: Reporter
+    ) -> SparseViT:
+        """The transformer with `keep` heads, chosen by a method and trained on."""
+        heads = list(dense.config.heads)
+        part = reporter.part(0, 0.9)
+        if method == "learned gates":
+            self.model.vit = copy.deepcopy(dense).requires_grad_(True)
+            self.phases.choose_heads(dense, keep, self.settings, part)
+            return self.model.vit
+        masks = {
+            ALL_HEADS: lambda: [torch.ones(h, dtype=torch.bool) for h in heads],
+            "Taylor importance": lambda: best_mask(importance, keep),
+            "random heads": lambda: random_mask(heads, keep, self.training.seed),
+        }
+        return self.phases.pruned(dense, masks[method](), method, self.settings, part)
+
+    def point(self, vit: SparseViT, method: str, share: float, reporter: Reporter) -> StudyPoint:
+        """Score a variant."""
+        model = copy.deepcopy(self.model)
+        model.vit = vit
+        model.architecture = replace(model.architecture, vit=vit.config)
+        scores = vit_scores(model, self.validation, self.fabric)
+        miou = refined = None
+        if self.truth:
+            miou = map_miou(model, self.validation, self.truth.masks, self.fabric)
+            if self.truth.refinement:
+                refined = self._refined(model.eval().requires_grad_(False), self.truth, reporter.part(0.2, 1))
+        kept = sum(vit.config.heads)
+        f1, ap, loss = scores.macro_f1, scores.mean_ap, scores.tag_loss
+        return StudyPoint(self.training.seed, method, share, kept, f1, ap, loss, miou, refined)
+
+    def _refined(self, model: LandCoverModel, truth: Truth, reporter: Reporter) -> float:
+        assert truth.refinement is not None
+        masks = restricted_masks(model, self.tiles, truth.refinement.min_confidence, self.fabric)
+        weights = dict(model.architecture.weights)
+        refinement = refine(
+            model,
+            weights,
+            truth.refinement,
+            self.tiles,
+            masks,
+            self.validation,
+            self.training,
+            self.fabric,
+            reporter,
+        )
+        return map_miou(refinement.model, self.validation, truth.masks, self.fabric)
+
+
+@torch.inference_mode()
+def map_miou(model: LandCoverModel, tiles: TaggedTiles, masks: Tensor, fabric: Fabric, batch: int = 64) -> float:
+    """Mean IoU of the predicted map of tiles over the classes that their reference has.
+
+    Args:
+        model: The model.
+        tiles: Tiles.
+        masks: Their reference `[N, H, W]`, -1 where unknown.
+        fabric: Device and precision.
+        batch: Tiles per forward pass.
+    """
+    model.eval()
+    best = []
+    for positions in torch.arange(len(tiles)).split(batch):
+        with fabric.autocast():
+            best.append(model(tiles.store.batch(positions).to(fabric.device)).argmax(1).cpu())
+    classes = model.architecture.classes
+    iou = multiclass_jaccard_index(torch.cat(best), masks, classes, average="none", ignore_index=IGNORE)
+    seen = torch.bincount(masks[masks != IGNORE], minlength=classes) > 0
+    return float(iou[seen].mean())
