@@ -10,6 +10,7 @@ way (overlapping tiles, blended, the same edge refinement).
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import logging
 import tempfile
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -32,11 +34,10 @@ from sparsevit.jobs.base import Result
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.model_file import load_model, save_model
-from sparsevit.models.unet import RefinementUNet
 from sparsevit.reporting import Reporter
 from sparsevit.training.classifier import ClassifierSettings
 from sparsevit.training.loop import TrainingSettings, make_fabric
-from sparsevit.training.refinement import RefinementSettings, epochs_of, train_unet
+from sparsevit.training.refinement import RefinementSettings, epochs_of, joined, train_decoder
 from sparsevit.training.tagged import load_training_data
 
 NORTH_ROWS = 1024
@@ -115,22 +116,26 @@ class Trial:
         self.job("predict", model=model, scene=self.scene, extent=self.extent, output=output)
         return output
 
-    def network(self, name: str, weights: dict[str, float], unet: RefinementUNet | None = None) -> Path:
-        """Map with some of the classifier's networks, or with a U-Net."""
-        encoder = RefinementSettings().encoder if unet else ""
-        view = LandCoverModel(replace(self.model.architecture, encoder=encoder, weights=weights))
-        view.load_state_dict(self.model.state_dict(), strict=unet is None)
-        view.unet = unet
+    def network(self, name: str, weights: dict[str, float]) -> Path:
+        """Map with some of the classifier's networks."""
+        view = LandCoverModel(replace(self.model.architecture, weights=weights))
+        view.load_state_dict(self.model.state_dict())
+        return self.mapped(name, view)
+
+    def mapped(self, name: str, model: LandCoverModel) -> Path:
+        """Map with a model."""
         path = self.folder / f"{name}.safetensors"
-        save_model(path, view, self.card)
+        save_model(path, model, self.card)
         return self.predict(path, name)
 
-    def unet(self, name: str, masks: torch.Tensor | None, epochs: int, **settings: float) -> Path:
-        """Map with a U-Net trained on masks, or on the tags alone."""
+    def decoder(self, name: str, masks: torch.Tensor | None, epochs: int, **settings: Any) -> Path:
+        """Map with a segmentation network trained on masks, or on the tags alone."""
         refinement = RefinementSettings(refine_epochs=self.scaled(epochs), **settings)
         training, fabric = TrainingSettings(seed=self.seed), make_fabric(HardwareSettings())
-        network = train_unet(self.model, refinement, self.data.train, masks, training, fabric, 1, Reporter())
-        return self.network(name, {"unet": 1.0}, network)
+        network = train_decoder(self.model, refinement, self.data.train, masks, training, fabric, 1, Reporter())
+        view = copy.deepcopy(self.model)
+        setattr(view, refinement.decoder, network)
+        return self.mapped(name, joined(view, refinement, {}, 1.0))
 
     def pseudomask(self, model: Path, name: str, **options: object) -> Path:
         """The pseudomask of the whole north, without any tags."""
@@ -138,15 +143,15 @@ class Trial:
         self.job("pseudomask", model=model, output=output, scene=self.scene, extent=self.extent, **options)
         return output
 
-    def refined(self) -> Path:
+    def refined(self, name: str = "refined", **settings: Any) -> Path:
         """The product: masks of the training tiles restricted to their tags, rounds of refinement, the map."""
-        masks, output = self.folder / "masks.tif", self.folder / "landcover.safetensors"
+        masks, output = self.folder / "masks.tif", self.folder / f"{name}_model.safetensors"
         self.job("pseudomask", model=self.classifier, tiles=self.tiles, extent=self.extent, output=masks)
         files = {"tiles": self.tiles, "classifier": self.classifier, "pseudomask": masks, "output": output}
         epochs = self.scaled(RefinementSettings().refine_epochs)
-        result = self.job("refine", **files, refine_epochs=epochs, seed=self.seed)
+        result = self.job("refine", **files, refine_epochs=epochs, seed=self.seed, **settings)
         logging.info("%s", result.model_dump_json())
-        return self.predict(output, "refined")
+        return self.predict(output, name)
 
 
 Row = tuple[str, str, Callable[[], Path], bool]
@@ -162,7 +167,7 @@ def rows(trial: Trial) -> list[Row]:
     return [
         ("majority class", "control", lambda: majority(trial), False),
         ("per-pixel network, tags", "control", lambda: trial.network("spectral", {"spectral": 1.0}), True),
-        ("U-Net, tags alone", "control", lambda: trial.unet("unet_tags", None, epochs), False),
+        ("U-Net, tags alone", "control", lambda: trial.decoder("unet_tags", None, epochs), False),
         (
             "pseudomask, published recipe",
             "control",
@@ -187,16 +192,26 @@ def rows(trial: Trial) -> list[Row]:
         (
             "U-Net, true masks",
             "supervised",
-            lambda: trial.unet("unet_masks", true_masks(trial), epochs, **supervised),
+            lambda: trial.decoder("unet_masks", true_masks(trial), epochs, **supervised),
             False,
+        ),
+        ("refined map, clipping", "ablation", lambda: trial.refined("clipped", clip=True), True),
+        ("refined map, Segmenter", "ablation", lambda: trial.refined("segmenter", decoder="segmenter"), True),
+        (
+            "Segmenter, true masks",
+            "supervised",
+            lambda: trial.decoder("segmenter_masks", true_masks(trial), epochs, **supervised, decoder="segmenter"),
+            True,
         ),
     ]
 
 
-def table(trial: Trial) -> dict[str, dict[str, float | str]]:
-    """All rows for one seed."""
+def table(trial: Trial, wanted: list[str]) -> dict[str, dict[str, float | str]]:
+    """All rows for one seed, or those whose name contains a wanted part."""
     out: dict[str, dict[str, float | str]] = {}
     for name, role, make, needs_classifier in rows(trial):
+        if wanted and not any(part in name for part in wanted):
+            continue
         begun = time.monotonic()
         raster = make()
         seconds = time.monotonic() - begun + (trial.seconds if needs_classifier else 0)
@@ -244,6 +259,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--split-seed", type=int, default=SPLIT_SEED, help="seed of the blocks held out")
     parser.add_argument("--epochs", type=float, default=1.0, help="scale of all epochs, for a trial run")
+    parser.add_argument("--rows", nargs="+", default=[], help="only the rows whose name contains one of these")
     parser.add_argument("--output", type=Path, default=ROOT / "build/quality.json")
     options = parser.parse_args()
     if not options.data.is_dir():
@@ -254,7 +270,7 @@ def main() -> None:
     for seed in options.seeds:
         with tempfile.TemporaryDirectory(prefix="sparsevit-quality-") as folder:
             trial = Trial(options.data.resolve(), Path(folder), seed, options.split_seed, options.epochs)
-            tables.append(table(trial))
+            tables.append(table(trial, options.rows))
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps({**setting, "rows": summary(tables), "runs": tables}, indent=1))
     print(f"\n{'method':46s} {'role':11s} {'mIoU':>15s} {'OA':>15s} {'AA':>15s} {'s':>6s}")

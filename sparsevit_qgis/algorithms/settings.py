@@ -344,6 +344,25 @@ def refinement():
         ),
         *advanced(
             [
+                choice(
+                    "DECODER",
+                    tr("Segmentation network"),
+                    tr(
+                        "unet: a U-Net that sees every pixel. segmenter: a mask transformer on the classifier's "
+                        "transformer; it sees no finer than a patch."
+                    ),
+                    ["unet", "segmenter"],
+                    "unet",
+                ),
+                switch(
+                    "CLIP",
+                    tr("Clip gradients of improbable labels"),
+                    tr(
+                        "Pixels whose loss on the pseudomask is far above that of their surroundings, probably its "
+                        "errors, teach nothing."
+                    ),
+                    False,
+                ),
                 fields.text(
                     "ENCODER",
                     tr("Encoder"),

@@ -167,6 +167,21 @@ def test_the_published_recipe_paints_the_same_scene(
         assert src.count == card.heads_kept and (src.read() >= 0).all()
 
 
+def test_a_segmenter_refines_and_maps_the_same_scene(
+    road: tuple[Any, dict[str, Path], Diary], place: Path, tmp_path: Path
+) -> None:
+    files, model = road[1], tmp_path / "segmenter.safetensors"
+    inputs = {"tiles": files["tiles"], "classifier": files["classifier_model"], "pseudomask": files["pseudomask"]}
+    options = {"decoder": "segmenter", "clip": True, "refine_epochs": 3, "rounds": 1}
+    result: Any = do("refine", **inputs, **options, device="cpu", output=model)
+    assert ("Segmenter" in result.decision) == (result.refined_weight > 0)
+    do("predict", model=model, scene=[place / "scene.tif"], output=tmp_path / "map.tif", device="cpu")
+    with rasterio.open(tmp_path / "map.tif") as mapped:
+        assert set(np.unique(mapped.read(1))) <= {1, 6, 10}
+    heads: Any = do("inspect", model=model, scene=[place / "scene.tif"], output=tmp_path / "heads.tif", device="cpu")
+    assert len(heads.heads) == read_card(files["classifier_model"]).heads_kept
+
+
 # --- cancelling -------------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,21 +16,25 @@ from small_models import Diary, tagged_tiles, tiny_architecture
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from sparsevit.errors import InputError
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.landcover import LandCoverModel
+from sparsevit.models.model_file import ModelCard, load_model, save_model
 from sparsevit.reporting import Reporter
 from sparsevit.training.loop import Phase, TrainingSettings, fit, make_fabric
 from sparsevit.training.losses import fraction_loss
 from sparsevit.training.refinement import (
     BLENDS,
     IGNORE,
+    MaskLoss,
     Refinement,
     RefinementSettings,
     joined,
     map_tag_loss,
+    mask_balance,
     refine,
     restricted_masks,
-    train_unet,
+    train_decoder,
 )
 
 TILES, MASKS = tagged_tiles(48, side=32)
@@ -140,7 +145,7 @@ def test_the_classifier_itself_is_not_changed(classifier: LandCoverModel, fabric
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_joined_weights_sum_to_one(weight: float, share: float) -> None:
     model = LandCoverModel(tiny_architecture())
-    weights = joined(model, "resnet18", {"vit": share, "spectral": 1 - share}, weight).architecture.weights
+    weights = joined(model, RefinementSettings(), {"vit": share, "spectral": 1 - share}, weight).architecture.weights
     assert sum(weights.values()) == pytest.approx(1) and weights["unet"] == weight
     assert "unet" not in model.architecture.weights
 
@@ -158,7 +163,7 @@ def test_what_ignored_pixels_would_have_said_makes_no_difference(classifier: Lan
     """All pixels ignored trains as no masks do at all: from the tags alone."""
     chosen = RefinementSettings(refine_epochs=1, fraction_weight=1.0)
     ignored = torch.full_like(MASKS, IGNORE)
-    nets = [train_unet(classifier, chosen, TILES, m, TRAINING, fabric, 1, Reporter()) for m in (ignored, None)]
+    nets = [train_decoder(classifier, chosen, TILES, m, TRAINING, fabric, 1, Reporter()) for m in (ignored, None)]
     first, second = (n.state_dict() for n in nets)
     assert all(torch.equal(first[k], second[k]) for k in first)
 
@@ -203,3 +208,77 @@ def test_a_batch_of_one_small_tile_can_be_learned_from(fabric: Fabric) -> None:
     chosen = RefinementSettings(rounds=1, refine_epochs=1)
     result = refine(model, EVIDENCE, chosen, tiles, masks, None, TRAINING, fabric, Diary())
     assert len(result.rounds) == 1
+
+
+# --- the loss on masks, and the other network -------------------------------------------------------------------------
+
+
+def mask_loss(fabric: Fabric, **changes: object) -> MaskLoss:
+    chosen = RefinementSettings(label_smoothing=0.0, **changes)  # type: ignore[arg-type]
+    return MaskLoss(MASKS, tiny_architecture(side=32), chosen, fabric)
+
+
+def test_without_clipping_it_is_the_weighted_cross_entropy(fabric: Fabric) -> None:
+    logits, target = torch.randn(2, 3, 32, 32), MASKS[:2].clone()
+    target[:, :5] = IGNORE
+    expected = F.cross_entropy(logits, target, mask_balance(MASKS, 3), ignore_index=IGNORE)
+    assert torch.equal(mask_loss(fabric)(logits, target), expected)
+    unlabelled = torch.full_like(target, IGNORE)
+    for clip in (False, True):
+        nothing = logits.clone().requires_grad_()
+        loss = mask_loss(fabric, clip=clip)(nothing, unlabelled)
+        loss.backward()
+        assert loss == 0 and nothing.grad is not None and (nothing.grad == 0).all()
+
+
+def test_clipping_takes_the_gradient_from_improbable_labels_alone(fabric: Fabric) -> None:
+    target = MASKS[:4]
+    wrong = torch.zeros(target.shape, dtype=torch.bool)
+    wrong[:, 3::9, 4::7] = True
+    logits = (4.0 * F.one_hot(target, 3).permute(0, 3, 1, 2)).requires_grad_()  # sure of the true classes
+    noisy = torch.where(wrong, (target + 1) % 3, target)
+    mask_loss(fabric, clip=True)(logits, noisy).backward()
+    assert logits.grad is not None
+    steep = logits.grad.abs().sum(1) > 0
+    assert torch.equal(steep, ~wrong)
+
+
+def test_clipping_waits_until_the_network_knows_enough(fabric: Fabric) -> None:
+    logits = torch.zeros(2, 3, 32, 32).requires_grad_()  # a guess: the mean loss is ln 3, above the start
+    mask_loss(fabric, clip=True)(logits, MASKS[:2]).backward()
+    assert logits.grad is not None and (logits.grad.abs().sum(1) > 0).all()
+
+
+@pytest.fixture(scope="module")
+def with_transformer(fabric: Fabric) -> LandCoverModel:
+    torch.manual_seed(0)
+    return LandCoverModel(replace(tiny_architecture(side=32), weights=EVIDENCE)).eval()
+
+
+def test_a_segmenter_goes_on_from_the_transformer_and_is_part_of_the_model(
+    with_transformer: LandCoverModel, fabric: Fabric, tmp_path: Path
+) -> None:
+    changes = {"decoder": "segmenter", "refine_epochs": 8, "clip": True}
+    result = refined(with_transformer, fabric, MASKS, **changes)
+    weights = result.model.architecture.weights
+    assert result.refined_weight == weights["segmenter"] > 0 and "unet" not in weights
+    assert result.model.unet is None and right(result.model) > right(with_transformer)
+    card = ModelCard("landcover", result.model.architecture, ["a", "b", "c"], 10.0, "", 0.1, [[True] * 2] * 2, "none")
+    save_model(tmp_path / "m.safetensors", result.model, card)
+    again, _ = load_model(tmp_path / "m.safetensors")
+    x = HELD_OUT.store.batch(torch.arange(3))
+    torch.testing.assert_close(again(x), result.model(x))
+
+
+def test_rounds_of_a_segmenter_go_on_from_their_own_weights(with_transformer: LandCoverModel, fabric: Fabric) -> None:
+    diary = Diary()
+    changes = {"decoder": "segmenter", "refine_epochs": 4, "rounds": 2, "stop_change": 0.0}
+    result = refined(with_transformer, fabric, MASKS, diary, **changes)
+    assert len(diary.metrics["round_1_loss"]) == 4
+    if len(result.rounds) == 2:
+        assert len(diary.metrics["round_2_loss"]) == 2
+
+
+def test_a_segmenter_needs_a_transformer(classifier: LandCoverModel, fabric: Fabric) -> None:
+    with pytest.raises(InputError, match="transformer"):
+        refined(classifier, fabric, MASKS, decoder="segmenter", refine_epochs=1)

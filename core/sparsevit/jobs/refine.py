@@ -90,7 +90,7 @@ def run(request: RefineRequest, reporter: Reporter) -> RefineResult:
         make_fabric(request.hardware),
         reporter.part(0.05, 1),
     )
-    text = decision(refinement)
+    text = decision(refinement, request.refinement)
     reporter.log(text)
     metrics = card.metrics | {"evidence_tag_loss": refinement.evidence_tag_loss, "map_tag_loss": refinement.tag_loss}
     settings = card.settings | {"refinement": asdict(request.refinement)}
@@ -132,13 +132,14 @@ def read_masks(index: TileIndex, request: RefineRequest, scheme: ClassScheme) ->
     return torch.from_numpy(masks)
 
 
-def decision(refinement: Refinement) -> str:
+def decision(refinement: Refinement, settings: RefinementSettings) -> str:
     """One sentence on what the guard decided."""
     before, after, weight = refinement.evidence_tag_loss, refinement.tag_loss, refinement.refined_weight
     if weight == 0:
         return f"Refinement refused: no round explained the held-out tags as well as the evidence ({before:.3f})."
+    network = {"unet": "U-Net", "segmenter": "Segmenter"}[settings.decoder]
     how = "replaces the evidence" if weight == 1 else f"is blended with the evidence at weight {weight:g}"
-    return f"Refinement accepted: held-out tag loss {before:.3f} → {after:.3f}; the U-Net {how}."
+    return f"Refinement accepted: held-out tag loss {before:.3f} → {after:.3f}; the {network} {how}."
 
 
 JOB = Job("refine", RefineRequest, run)

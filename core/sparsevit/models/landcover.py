@@ -1,4 +1,4 @@
-"""The product's model: up to three networks that look at the same bands, and the product of what they say."""
+"""The product's model: up to four networks that look at the same bands, and the product of what they say."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparsevit.models.segmenter import Segmenter
 from sparsevit.models.spectral import SpectralNetwork
 from sparsevit.models.unet import RefinementUNet
 from sparsevit.models.vit import SparseViT, ViTConfig, ViTOutput
@@ -28,7 +29,8 @@ class Architecture:
         vit: Configuration of the transformer; none without one.
         spectral_width: Hidden width of the spectral network; 0 without one.
         encoder: Encoder of the refinement U-Net; empty without one.
-        weights: Exponent of each network (`vit`, `spectral`, `unet`) in the product; they sum to 1.
+        weights: Exponent of each network (`vit`, `spectral`, `unet`, `segmenter`) in the product; they sum to 1.
+        segmenter: Configuration of the refinement Segmenter's encoder; none without one.
     """
 
     channels: int
@@ -38,6 +40,7 @@ class Architecture:
     spectral_width: int = 0
     encoder: str = ""
     weights: Mapping[str, float] = field(default_factory=dict)
+    segmenter: ViTConfig | None = None
 
 
 class LandCoverModel(nn.Module):
@@ -58,6 +61,7 @@ class LandCoverModel(nn.Module):
         self.vit = SparseViT(a.vit) if a.vit else None
         self.spectral = SpectralNetwork(a.channels, a.classes, a.spectral_width) if a.spectral_width else None
         self.unet = RefinementUNet(a.encoder, a.channels, a.classes) if a.encoder else None
+        self.segmenter = Segmenter(a.segmenter) if a.segmenter else None
 
     def normalise(self, x: Tensor) -> Tensor:
         """Standardise raw tiles `[B, C, H, W]` by the data set's statistics; NaN becomes the mean (0)."""
@@ -76,7 +80,7 @@ class LandCoverModel(nn.Module):
         """
         z = self.normalise(x)
         weights = self.architecture.weights if weights is None else weights
-        parts = {"vit": self._vit_logits, "spectral": self.spectral, "unet": self.unet}
+        parts = {"vit": self._vit_logits, "spectral": self.spectral, "unet": self.unet, "segmenter": self.segmenter}
         total: Tensor | None = None
         for name, weight in weights.items():
             network = parts[name]

@@ -97,10 +97,9 @@ def read_card(path: Path, parameter: str = "model") -> ModelCard:
     if data.pop("format") != FORMAT:
         raise InputError(f"{path} was written by another version of the engine.", parameter, "Update the engine.")
     a = data.pop("architecture")
-    vit = a.pop("vit")
-    if vit:
-        vit["heads"] = tuple(vit["heads"])
-    return ModelCard(architecture=Architecture(vit=ViTConfig(**vit) if vit else None, **a), **data)
+    for name in ("vit", "segmenter"):
+        a[name] = ViTConfig(**a[name] | {"heads": tuple(a[name]["heads"])}) if a.get(name) else None
+    return ModelCard(architecture=Architecture(**a), **data)
 
 
 def load_model(path: Path, kind: str | None = None, parameter: str = "model") -> tuple[LandCoverModel, ModelCard]:

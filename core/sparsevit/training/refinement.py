@@ -6,35 +6,44 @@ import copy
 import math
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sparsevit.models.landcover import LandCoverModel
+from sparsevit.errors import InputError
+from sparsevit.models.landcover import Architecture, LandCoverModel
+from sparsevit.models.segmenter import segmenter_on
 from sparsevit.models.unet import RefinementUNet
 from sparsevit.reporting import Reporter
 from sparsevit.settings import STRICT
 from sparsevit.training import group
 from sparsevit.training.augment import random_dihedral
+from sparsevit.training.clipping import clipped_mean, clipping_rule
 from sparsevit.training.loop import Phase, TrainingSettings, fit
 from sparsevit.training.losses import balance, class_fractions, fraction_loss, tag_loss, tag_probability
 from sparsevit.training.tiles import TaggedTiles
 
 IGNORE = -1
 BLENDS = (0.35, 0.5, 0.65, 0.8, 1.0)
-"""Weights of the U-Net against the evidence that the guard chooses from."""
+"""Weights of the segmentation network against the evidence that the guard chooses from."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class RefinementSettings:
-    """Rounds of a U-Net on pseudomasks."""
+    """Rounds of a segmentation network on pseudomasks."""
 
-    encoder: str = Field(default="resnet18", description="Encoder name of segmentation_models_pytorch.")
+    decoder: Literal["unet", "segmenter"] = Field(
+        default="unet",
+        description="unet: a U-Net with a skip at full resolution; segmenter: a mask transformer on the classifier's "
+        "transformer, which sees no finer than a patch (Strudel et al. 2021).",
+    )
+    encoder: str = Field(default="resnet18", description="Encoder of the U-Net in segmentation_models_pytorch.")
     rounds: int = Field(default=2, ge=1, description="Rounds; each learns from the masks of the round before.")
     refine_epochs: int = Field(
         default=40, ge=1, description="Epochs of the first round; later rounds go on from it for half as many."
@@ -43,6 +52,11 @@ class RefinementSettings:
         default=0.3, gt=0, description="Weight of the cross-entropy on the masks, in which rare classes count more."
     )
     label_smoothing: float = Field(default=0.05, ge=0, lt=1, description="Label smoothing of the cross-entropy.")
+    clip: bool = Field(
+        default=False,
+        description="Pixels whose loss on the masks is far above that of their surroundings, probable errors of the "
+        "masks, teach nothing (gradient clipping, WeakTr).",
+    )
     fraction_weight: float = Field(
         default=1.0, ge=0, description="Weight of the class-fraction loss that ties each tile's prediction to its tags."
     )
@@ -86,8 +100,9 @@ class Refinement:
 
     @property
     def refined_weight(self) -> float:
-        """Weight of the U-Net in the model; 0 if every round was refused."""
-        return float(self.model.architecture.weights.get("unet", 0.0))
+        """Weight of the segmentation network in the model; 0 if every round was refused."""
+        weights = self.model.architecture.weights
+        return float(weights.get("unet", 0.0) + weights.get("segmenter", 0.0))
 
 
 def refine(
@@ -101,7 +116,7 @@ def refine(
     fabric: Fabric,
     reporter: Reporter,
 ) -> Refinement:
-    """Train rounds of U-Nets.
+    """Train rounds of segmentation networks.
 
     Each round learns the masks with cross-entropy and label smoothing, plus the class-fraction loss that keeps each
     tile's prediction consistent with its tags; the first starts from fresh weights, the others go on from the round
@@ -112,7 +127,7 @@ def refine(
     Args:
         classifier: Model behind the pseudomasks.
         evidence_weights: Exponents of its networks in the evidence.
-        settings: Rounds, losses, encoder.
+        settings: Rounds, losses, network.
         tiles: Training tiles.
         masks: Their pseudomasks `[N, H, W]`, class index or -1.
         validation: Held-out tiles for the guard; the training tiles' tags stand in if there are none.
@@ -131,8 +146,10 @@ def refine(
         begun, done = epochs_of(settings, number - 1) / total, epochs_of(settings, number) / total
         part = reporter.part(begun, done, f"round {number}")
         candidate = copy.deepcopy(classifier)
-        candidate.unet = train_unet(candidate, settings, tiles, masks, training, fabric, number, part, best.unet)
-        blends = [joined(candidate, settings.encoder, evidence_weights, weight) for weight in BLENDS]
+        before = getattr(best, settings.decoder)
+        network = train_decoder(candidate, settings, tiles, masks, training, fabric, number, part, before)
+        setattr(candidate, settings.decoder, network)
+        blends = [joined(candidate, settings, evidence_weights, weight) for weight in BLENDS]
         losses = [map_tag_loss(blend, judge, fabric) for blend in blends]
         loss, candidate = min(zip(losses, blends, strict=True), key=lambda pair: pair[0])
         fresh = restricted_masks(candidate, tiles, settings.min_confidence, fabric)
@@ -153,15 +170,33 @@ def epochs_of(settings: RefinementSettings, rounds: int) -> int:
     return sum(settings.refine_epochs if k == 0 else math.ceil(settings.refine_epochs / 2) for k in range(rounds))
 
 
-def joined(model: LandCoverModel, encoder: str, evidence: dict[str, float], weight: float) -> LandCoverModel:
-    """The model with the U-Net at a weight against its evidence; the networks are shared, not copied."""
-    weights = {name: value * (1 - weight) for name, value in evidence.items()} | {"unet": weight}
+def joined(
+    model: LandCoverModel, settings: RefinementSettings, evidence: dict[str, float], weight: float
+) -> LandCoverModel:
+    """The model with its new network at a weight against its evidence; the networks are shared, not copied."""
+    weights = {name: value * (1 - weight) for name, value in evidence.items()} | {settings.decoder: weight}
     view = copy.copy(model)
-    view.architecture = replace(model.architecture, encoder=encoder, weights=weights)
+    config = model.segmenter.encoder.config if settings.decoder == "segmenter" and model.segmenter else None
+    encoder = settings.encoder if settings.decoder == "unet" else ""
+    view.architecture = replace(model.architecture, encoder=encoder, segmenter=config, weights=weights)
     return view
 
 
-def train_unet(
+def fresh_decoder(model: LandCoverModel, settings: RefinementSettings) -> nn.Module:
+    """An untrained U-Net, or an untrained mask transformer on a copy of the classifier's transformer.
+
+    Raises:
+        InputError: The classifier has no transformer.
+    """
+    a = model.architecture
+    if settings.decoder == "unet":
+        return RefinementUNet(settings.encoder, a.channels, a.classes)
+    if model.vit is None:
+        raise InputError("A Segmenter needs a classifier with a transformer.", "decoder", "Choose 'unet'.")
+    return segmenter_on(model.vit)
+
+
+def train_decoder(
     model: LandCoverModel,
     settings: RefinementSettings,
     tiles: TaggedTiles,
@@ -170,20 +205,19 @@ def train_unet(
     fabric: Fabric,
     number: int,
     reporter: Reporter,
-    start: RefinementUNet | None = None,
-) -> RefinementUNet:
-    """Train a U-Net; returns its average over steps (the teacher).
+    start: nn.Module | None = None,
+) -> nn.Module:
+    """Train a segmentation network; returns its average over steps (the teacher).
 
     Without masks it learns from the tags alone: the control that shows what pseudomasks add. It goes on from the
     weights of `start`, in half the epochs at half the learning rate, or starts from fresh ones.
     """
     torch.manual_seed(training.seed + number)
-    a = model.architecture
-    network = copy.deepcopy(start) if start else RefinementUNet(settings.encoder, a.channels, a.classes)
+    network = copy.deepcopy(start) if start else fresh_decoder(model, settings)
     fabric.to_device(network)
     teacher = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
     weights = balance(tiles.tags).to(fabric.device)
-    class_weight = None if masks is None else mask_balance(masks, a.classes).to(fabric.device)
+    mask_loss = None if masks is None else MaskLoss(masks, model.architecture, settings, fabric)
 
     def loss(positions: Tensor) -> Tensor:
         tensors = [tiles.store.batch(positions)] + ([masks[positions]] if masks is not None else [])
@@ -192,14 +226,9 @@ def train_unet(
         logits = network(model.normalise(raw))
         valid = torch.isfinite(raw).any(1)
         fraction = fraction_loss(logits, valid, tags, tiles.presence_threshold, weights)
-        if not target:
+        if mask_loss is None:
             return fraction
-        total = settings.fraction_weight * fraction
-        if (target[0] != IGNORE).any():
-            total = total + settings.mask_weight * F.cross_entropy(
-                logits.float(), target[0], class_weight, ignore_index=IGNORE, label_smoothing=settings.label_smoothing
-            )
-        return total
+        return settings.fraction_weight * fraction + settings.mask_weight * mask_loss(logits, target[0])
 
     phase = Phase(
         f"round_{number}",
@@ -211,10 +240,36 @@ def train_unet(
         learning_rate=training.learning_rate / (1 if start is None else 2),
     )
     fit(phase, training, fabric, reporter)
-    averaged = teacher.module
-    assert isinstance(averaged, RefinementUNet)
+    averaged: nn.Module = teacher.module
     group.average_buffers(averaged)  # each device has seen other tiles
     return averaged.eval()
+
+
+class MaskLoss:
+    """Cross-entropy of logits on pseudomasks, in which rare classes count more.
+
+    Args:
+        masks: All masks `[N, H, W]`, -1 to ignore.
+        architecture: Classes, and side of a tile.
+        settings: Label smoothing, clipping.
+        fabric: Device.
+    """
+
+    def __init__(self, masks: Tensor, architecture: Architecture, settings: RefinementSettings, fabric: Fabric) -> None:
+        self.weight = mask_balance(masks, architecture.classes).to(fabric.device)
+        self.smoothing = settings.label_smoothing
+        self.rule = clipping_rule(architecture.classes, architecture.tile) if settings.clip else None
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits `[B, K, H, W]` on masks `[B, H, W]`, a scalar; 0 where no pixel has a label."""
+        logits, valid = logits.float(), target != IGNORE
+        if self.rule is not None:
+            known = target.clamp_min(0)
+            loss = F.cross_entropy(logits, known, reduction="none", label_smoothing=self.smoothing)
+            return clipped_mean(loss, valid, self.rule, self.weight[known])
+        if not valid.any():
+            return 0 * logits.sum()
+        return F.cross_entropy(logits, target, self.weight, ignore_index=IGNORE, label_smoothing=self.smoothing)
 
 
 def mask_balance(masks: Tensor, classes: int) -> Tensor:
