@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from sparsevit.geodata.tile_index import (
     UNKNOWN,
     TileIndex,
     TilingSettings,
+    check_place,
     cut_scene,
     groups,
     read_tile_index,
@@ -185,3 +187,41 @@ def test_groups_open_a_scene_once_and_each_patch_alone(raster: Path) -> None:
 def test_cutting_stops_when_the_user_cancels(raster: Path) -> None:
     with open_scene([raster]) as scene, pytest.raises(CancelledError):
         cut_scene(scene, TilingSettings(tile_size_m=40), CallbackReporter(lambda *_: None, lambda: True))
+
+
+# --- the index and the scene belong together --------------------------------------------------------------------------
+
+
+def test_tiles_are_found_again_in_their_own_scene_and_in_another_crs(raster: Path) -> None:
+    index, _ = cut(raster)
+    with open_scene([raster]) as scene:
+        check_place(index, scene.grid, raster)
+        lonlat = replace(index, frame=index.frame.to_crs("EPSG:4326"))
+        check_place(lonlat, scene.grid, raster)
+
+
+@pytest.mark.parametrize("shift", [(15.0, 0.0), (0.0, -20.0), (1e6, 0.0)])
+def test_an_index_of_another_scene_is_refused(raster: Path, tmp_path: Path, shift: tuple[float, float]) -> None:
+    index, _ = cut(raster)
+    origin = (ORIGIN[0] + shift[0], ORIGIN[1] + shift[1])
+    other = write_raster(tmp_path / "other.tif", np.ones((20, 20), np.uint16), names=["B02"], origin=origin)
+    with open_scene([other]) as scene, pytest.raises(InputError, match=r"not cut from .*other\.tif: tile"):
+        check_place(index, scene.grid, other)
+
+
+def test_an_index_of_a_larger_scene_is_refused(raster: Path, tmp_path: Path) -> None:
+    index, _ = cut(raster)
+    part = write_raster(tmp_path / "part.tif", np.ones((20, 17), np.uint16), names=["B02"])
+    with open_scene([part]) as scene, pytest.raises(InputError, match="lies elsewhere"):
+        check_place(index, scene.grid, part)
+
+
+def test_a_polygon_drawn_into_the_index_by_hand_is_named(raster: Path, tmp_path: Path) -> None:
+    index, _ = cut(raster)
+    frame = index.frame.copy()
+    for column in ("row", "col", "height", "width"):
+        frame[column] = frame[column].astype("Int64")
+    frame.loc[len(frame)] = {"geometry": frame.geometry[0]}
+    replace(index, frame=frame).write(tmp_path / "tiles.gpkg")
+    with pytest.raises(InputError, match=r"1 feature.* no tiles"):
+        read_tile_index(tmp_path / "tiles.gpkg")

@@ -10,6 +10,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 from conftest import SAMPLE, TRAINING, Place, QgisProcess
 from rasterio.crs import CRS
 
@@ -177,6 +178,14 @@ def test_file_that_is_no_model(refusal: Refusal, place: Place, tmp_path: Path) -
 def test_model_of_another_kind(refusal: Refusal, place: Place) -> None:
     reason = refusal("generatepseudomasks", MODEL=place.model, TILES=place.tiles)
     assert place.model.name in reason
+
+
+def test_tile_index_of_another_scene(refusal: Refusal, place: Place, tmp_path: Path) -> None:
+    with rasterio.open(place.scene) as raster:
+        away = raster.transform @ Affine.translation(3, 0)
+    moved = [rewrite(place.scene, tmp_path / "moved.tif", transform=away), place.scene_20m]
+    reason = refusal("trainclassifier", ".safetensors", TILES=place.tiles, SCENE=moved, **TRAINING)
+    assert "was not cut from" in reason and "“Create tiles”" in reason
 
 
 def test_layer_that_is_no_tile_index(refusal: Refusal, place: Place) -> None:

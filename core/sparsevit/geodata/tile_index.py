@@ -30,6 +30,8 @@ LAYER = "tiles"
 METADATA_KEY = "SPARSEVIT"
 SPLITS = ("train", "validation", "test", "gap")
 ABSENT, PRESENT, UNKNOWN = 0, 1, -1
+PLACE_TOLERANCE = 1.0
+"""How far a tile may lie from its source window (pixels), after a change of the layer's CRS."""
 
 
 @checked_dataclass(frozen=True, config=STRICT)
@@ -151,6 +153,13 @@ def read_tile_index(path: Path) -> TileIndex:
         raise wrong from err
     if card is None:
         raise wrong
+    added = frame[["tile_id", "row", "col", "height", "width"]].isna().any(axis=1)
+    if added.any():
+        raise InputError(
+            f"{path} has {int(added.sum())} feature(s) that are no tiles: they lack a source window.",
+            "tiles",
+            "Delete what was drawn by hand; to tag places of your own, give them to 'tiles' as footprints.",
+        )
     data = json.loads(card)
     folder = path.expanduser().resolve().parent
     scheme = data.pop("scheme")
@@ -163,6 +172,34 @@ def read_tile_index(path: Path) -> TileIndex:
         data.pop("presence_threshold"),
         data,
     )
+
+
+def check_place(index: TileIndex, grid: Grid, scene: Path) -> None:
+    """Refuse an index of another scene: its tiles would be read, or painted, in the wrong place.
+
+    Args:
+        index: Tiles of a scene; patches name their own files and pass.
+        grid: Grid of the scene that is about to be read.
+        scene: Its first raster, for an error.
+
+    Raises:
+        InputError: Tiles lie elsewhere than their source windows, or beyond the raster.
+    """
+    if not index.scene:
+        return
+    row, col, height, width = (index.frame[c].to_numpy(float) for c in ("row", "col", "height", "width"))
+    x, y = grid.transform * (col + width / 2, row + height / 2)
+    centres = index.frame.geometry.to_crs(grid.crs.to_wkt()).centroid
+    apart = np.hypot(centres.x.to_numpy() - x, centres.y.to_numpy() - y)
+    beyond = (col + width > grid.width) | (row + height > grid.height)
+    wrong = ~(apart <= PLACE_TOLERANCE * grid.gsd / grid.crs.linear_units_factor[1]) | beyond
+    if wrong.any():
+        tile = index.frame["tile_id"].iloc[int(wrong.argmax())]
+        raise InputError(
+            f"The tile index was not cut from {scene}: tile {tile} lies elsewhere on its grid.",
+            "tiles",
+            "Give the rasters that it was cut from, or cut this scene with 'tiles'.",
+        )
 
 
 def cut_scene(

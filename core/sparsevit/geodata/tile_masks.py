@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sparsevit.geodata.categorical import categories_on, translate
 from sparsevit.geodata.scene import open_scene
-from sparsevit.geodata.tile_index import TileIndex, groups
+from sparsevit.geodata.tile_index import TileIndex, check_place, groups
 
 UNLABELLED = -1
 
@@ -37,6 +37,7 @@ def read_tile_masks(
             open_scene(scene or rasters, None if scene else index.band_names) as place,
             categories_on(raster_of(rasters), place.grid, parameter) as read,
         ):
+            check_place(index, place.grid, place.paths[0])
             for i in positions:
                 values, valid = read(windows[i])
                 masks[i] = np.where(valid, translate(values, table, UNLABELLED), UNLABELLED)

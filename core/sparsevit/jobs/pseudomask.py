@@ -16,7 +16,7 @@ from rasterio.windows import Window
 from sparsevit.errors import InputError
 from sparsevit.geodata.legend import NODATA, ClassScheme, parse_scheme
 from sparsevit.geodata.scene import Scene, open_scene
-from sparsevit.geodata.tile_index import TileIndex, groups, read_tile_index
+from sparsevit.geodata.tile_index import TileIndex, check_place, groups, read_tile_index
 from sparsevit.geodata.writer import class_raster, float_raster, share_by_class
 from sparsevit.jobs.base import Job, Request, Result, absolute
 from sparsevit.labels.allowed import allowed_classes
@@ -94,6 +94,8 @@ def run(request: PseudomaskRequest, reporter: Reporter) -> PseudomaskResult:
         part = reporter.part(k / len(sources), (k + 1) / len(sources))
         names = index.band_names if index and not request.scene else None
         with open_scene(source.rasters, names) as scene:
+            if source.index:
+                check_place(source.index, scene.grid, scene.paths[0])
             counts += paint_scene(check_scene(scene, card), source, model, card, scheme, request, part)
     labelled = counts[scheme.codes].sum()
     return PseudomaskResult(

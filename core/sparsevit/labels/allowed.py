@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.windows import Window
 
+from sparsevit.errors import InputError
 from sparsevit.geodata.legend import ClassScheme
 from sparsevit.geodata.tile_index import ABSENT, TileIndex
 
@@ -19,9 +20,19 @@ def allowed_classes(index: TileIndex | None, scheme: ClassScheme) -> Callable[[W
 
     A class is excluded where a tile tags it absent; overlapping tiles allow what any of them allows. Where no tile is
     tagged everything is allowed.
+
+    Raises:
+        InputError: The index is tagged by other classes.
     """
     if index is None or index.scheme is None:
         return lambda window: np.ones((len(scheme.codes), int(window.height), int(window.width)), bool)
+    unknown = [c.name for c in scheme.classes if c.code not in index.scheme.codes]
+    if unknown:
+        raise InputError(
+            f"The tags of the tile index do not know the class {', '.join(unknown)} of the model.",
+            "tiles",
+            "Give the tile index that the model was trained on, or none.",
+        )
     columns = [index.scheme.codes.index(code) for code in scheme.codes]
     tags = index.tags()[:, columns]
     tagged: BoolArray = np.asarray((tags >= 0).any(axis=1))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparsevit.errors import InputError
 from sparsevit.geodata.scene import Scene, open_scene
-from sparsevit.geodata.tile_index import TileIndex, groups
+from sparsevit.geodata.tile_index import TileIndex, check_place, groups
 from sparsevit.reporting import Reporter
 
 
@@ -72,6 +72,7 @@ def load_tiles(
     done = 0
     for paths, positions in groups(index):
         with open_tile_scene(index, scene_override or paths, bands) as scene:
+            check_place(index, scene.grid, scene.paths[0])
             for i in positions:
                 reporter.check()
                 store.values[i] = scene.read(windows[i])[0]
