@@ -77,7 +77,7 @@ def pruned_model(bands: int, encoder: str) -> tuple[LandCoverModel, list[list[bo
         architecture = replace(architecture, encoder=encoder, weights=weights)
     model = LandCoverModel(architecture)
     assert model.vit is not None
-    heads = list(model.vit.config.heads)
+    heads = model.vit.heads
     mask = random_mask(heads, heads_to_keep(BudgetSettings().heads_kept, sum(heads)), seed=0)
     model.vit.prune(mask)
     model.architecture = replace(architecture, vit=model.vit.config)

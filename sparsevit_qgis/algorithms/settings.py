@@ -128,6 +128,16 @@ def classifier():
     """The gated vision transformer and the phases of its training."""
     return [
         choice(
+            "NETWORK",
+            tr("Transformer"),
+            tr(
+                "gated: one class token and class maps of the patches. weaktr: one token per class and fused attention "
+                "(WeakTr, repaired); weaktr_faithful: the same as published, to compare."
+            ),
+            ["gated", "weaktr", "weaktr_faithful"],
+            "gated",
+        ),
+        choice(
             "PRESET",
             tr("Size of the transformer"),
             tr(
@@ -262,9 +272,11 @@ def pseudomask():
                 tr("Method"),
                 tr(
                     "evidence: class maps of the transformer joined with the spectral network. "
-                    "clusters: attention of the surviving heads, clustered and named, as published."
+                    "clusters: attention of the surviving heads, clustered and named, as published. "
+                    "Only for the transformer weaktr: class_tokens, where its class tokens look, joined with the "
+                    "spectral network; fine_cam, the same spread along the affinity of patches."
                 ),
-                ["evidence", "clusters"],
+                ["evidence", "clusters", "class_tokens", "fine_cam"],
                 "evidence",
             ),
             choice(

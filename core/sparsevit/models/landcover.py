@@ -13,7 +13,10 @@ from sparsevit.models.segmenter import Segmenter
 from sparsevit.models.spectral import SpectralNetwork
 from sparsevit.models.unet import RefinementUNet
 from sparsevit.models.vit import SparseViT, ViTConfig, ViTOutput
+from sparsevit.models.weaktr import WeakTr, WeakTrConfig, WeakTrOutput
 
+TagTransformer = SparseViT | WeakTr
+"""The transformers that learn tags: the gated one, and the one with class tokens."""
 CLIP_SIGMA = 6.0
 """Normalised values beyond this many standard deviations (glint, hot roofs) are clipped."""
 
@@ -26,7 +29,7 @@ class Architecture:
         channels: Input bands.
         classes: Land-cover classes.
         tile: Side of the tiles it was trained on (pixels).
-        vit: Configuration of the transformer; none without one.
+        vit: Configuration of the transformer, gated or with class tokens; none without one.
         spectral_width: Hidden width of the spectral network; 0 without one.
         encoder: Encoder of the refinement U-Net; empty without one.
         weights: Exponent of each network (`vit`, `spectral`, `unet`, `segmenter`) in the product; they sum to 1.
@@ -36,7 +39,7 @@ class Architecture:
     channels: int
     classes: int
     tile: int
-    vit: ViTConfig | None = None
+    vit: ViTConfig | WeakTrConfig | None = None
     spectral_width: int = 0
     encoder: str = ""
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -58,7 +61,7 @@ class LandCoverModel(nn.Module):
         a = self.architecture = architecture
         self.register_buffer("mean", torch.zeros(a.channels))
         self.register_buffer("std", torch.ones(a.channels))
-        self.vit = SparseViT(a.vit) if a.vit else None
+        self.vit = transformer(a.vit) if a.vit else None
         self.spectral = SpectralNetwork(a.channels, a.classes, a.spectral_width) if a.spectral_width else None
         self.unet = RefinementUNet(a.encoder, a.channels, a.classes) if a.encoder else None
         self.segmenter = Segmenter(a.segmenter) if a.segmenter else None
@@ -95,7 +98,12 @@ class LandCoverModel(nn.Module):
         return vit_pixel_logits(self.vit(z), z.shape[-2:])
 
 
-def vit_pixel_logits(output: ViTOutput, size: tuple[int, ...] | torch.Size) -> Tensor:
+def transformer(config: ViTConfig | WeakTrConfig) -> TagTransformer:
+    """The untrained transformer of a configuration."""
+    return WeakTr(config) if isinstance(config, WeakTrConfig) else SparseViT(config)
+
+
+def vit_pixel_logits(output: ViTOutput | WeakTrOutput, size: tuple[int, ...] | torch.Size) -> Tensor:
     """The transformer's class logits at pixels `[B, K, H, W]`, bilinear between patch centres.
 
     A transformer without token maps only knows which classes occur: its tags count as a prior everywhere.

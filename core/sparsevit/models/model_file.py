@@ -15,6 +15,7 @@ from sparsevit import __version__
 from sparsevit.errors import InputError
 from sparsevit.models.landcover import Architecture, LandCoverModel
 from sparsevit.models.vit import ViTConfig
+from sparsevit.models.weaktr import WeakTrConfig
 from sparsevit.outputs import whole_file
 
 CARD_KEY = "sparsevit"
@@ -98,8 +99,15 @@ def read_card(path: Path, parameter: str = "model") -> ModelCard:
         raise InputError(f"{path} was written by another version of the engine.", parameter, "Update the engine.")
     a = data.pop("architecture")
     for name in ("vit", "segmenter"):
-        a[name] = ViTConfig(**a[name] | {"heads": tuple(a[name]["heads"])}) if a.get(name) else None
+        a[name] = _transformer_config(a[name]) if a.get(name) else None
     return ModelCard(architecture=Architecture(**a), **data)
+
+
+def _transformer_config(data: dict[str, Any]) -> Any:
+    """A configuration from JSON, gated or with class tokens."""
+    if "vit" in data:
+        return WeakTrConfig(**data | {"vit": _transformer_config(data["vit"])})
+    return ViTConfig(**data | {"heads": tuple(data["heads"])})
 
 
 def load_model(path: Path, kind: str | None = None, parameter: str = "model") -> tuple[LandCoverModel, ModelCard]:

@@ -191,6 +191,11 @@ class GatedTransformer(nn.Module):
 
     blocks: nn.ModuleList
 
+    @property
+    def heads(self) -> list[int]:
+        """Number of heads of every block, in order."""
+        return [b.attn.heads for b in self.blocks if isinstance(b, Block)]
+
     def gates(self) -> list[HeadGates]:
         """The gates of every block, in order."""
         return [b.attn.gates for b in self.blocks if isinstance(b, Block)]

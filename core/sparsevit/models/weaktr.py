@@ -36,6 +36,7 @@ from sparsevit.models.vit import Block, GatedTransformer, HeadStates, ViTConfig
 
 FusionMode = Literal["faithful", "repaired"]
 Affinity = Literal["attention", "similarity"]
+MapMethod = Literal["class_tokens", "fine_cam"]
 
 INITIAL_SHIFT = -1.0
 """Shift of a repaired fine prediction before training: a class whose map is empty starts as absent (p = 0.27)."""
@@ -86,9 +87,30 @@ class WeakTrOutput(NamedTuple):
     fine: Tensor
     head_weights: Tensor
 
+    @property
+    def token_logits(self) -> Tensor:
+        """Class logits of the patches, by the name that the gated transformer has for them."""
+        return self.coarse
+
+
+MAP_METHODS: tuple[MapMethod, ...] = ("class_tokens", "fine_cam")
+
+
+def token_maps(output: WeakTrOutput, method: MapMethod) -> Tensor:
+    """The maps of a method at patches `[B, K, h, w]`, ≥ 0.
+
+    Args:
+        output: What the network said about a batch.
+        method: `class_tokens`: the positive class logits of patches, weighted by where the class tokens look;
+            `fine_cam`: the same, spread along the affinity of patches.
+    """
+    return output.cross * F.relu(output.coarse) if method == "class_tokens" else output.fine
+
 
 class WeakTr(GatedTransformer):
     """The transformer with class tokens, coarse maps, and attention fused to fine maps."""
+
+    peaks: Tensor
 
     def __init__(self, config: WeakTrConfig) -> None:
         super().__init__()
@@ -101,6 +123,8 @@ class WeakTr(GatedTransformer):
         self.cam_head = nn.Conv2d(vit.width, vit.classes, 3, padding=1)
         self.fusion = AttentionFusion(sum(vit.heads), vit.head_width, config.fusion_hidden, config.feature_hidden)
         self.fine_head = FineHead(vit.classes) if config.mode == "repaired" else None
+        # Maps are compared by what is usual where a class occurs, not by the tile: see `MapRange`.
+        self.register_buffer("peaks", torch.ones(len(MAP_METHODS), vit.classes))
 
     def forward(self, x: Tensor) -> WeakTrOutput:
         """Classify and localise.
@@ -110,10 +134,7 @@ class WeakTr(GatedTransformer):
                 number of patches, below and to the right, is not seen.
         """
         classes = self.config.vit.classes
-        patches = self.patch_embed(x)
-        grid = (patches.shape[2], patches.shape[3])
-        tokens = torch.cat([self.class_tokens.expand(len(x), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
-        tokens = tokens + self.positions(grid)
+        tokens, grid = self.embed(x)
         states: list[HeadStates] = []
         for block in self.blocks:
             assert isinstance(block, Block)
@@ -125,6 +146,30 @@ class WeakTr(GatedTransformer):
         fine = fine_cam(coarse.detach() if self.config.detached else coarse, cross, affinity)
         fine_tags = fine.mean((2, 3)) if self.fine_head is None else self.fine_head(fine)
         return WeakTrOutput(tokens[:, :classes].mean(2), coarse.mean((2, 3)), fine_tags, cross, coarse, fine, weights)
+
+    def embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens before the first block `[B, K+h·w, width]`, class tokens first, of tiles `[B, C, H, W]`; and h, w."""
+        patches = self.patch_embed(x)
+        grid = (patches.shape[2], patches.shape[3])
+        tokens = torch.cat([self.class_tokens.expand(len(x), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
+        return tokens + self.positions(grid), grid
+
+    def class_attention(self, x: Tensor) -> Tensor:
+        """Where the class tokens look on average in every head of every block `[B, Σ heads, h, w]`, gated.
+
+        Args:
+            x: Normalised tiles `[B, C, H, W]`.
+        """
+        classes = self.config.vit.classes
+        tokens, grid = self.embed(x)
+        rows = []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            tokens, heads = block.observe(tokens)
+            looks = block.attn.attention(heads._replace(query=heads.query[:, :, :classes]))
+            rows.append(looks[..., classes:].mean(2))
+        maps: Tensor = torch.cat(rows, dim=1).unflatten(2, grid)
+        return maps
 
     def fused(self, states: Sequence[HeadStates], grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """What all heads say together.

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from sparsevit.errors import InputError
 from sparsevit.models.gates import GateMode
-from sparsevit.models.landcover import Architecture, LandCoverModel
-from sparsevit.models.vit import REFERENCE_TILE, SparseViT, ViTOutput, preset_config
+from sparsevit.models.landcover import Architecture, LandCoverModel, TagTransformer
+from sparsevit.models.vit import REFERENCE_TILE, ViTConfig, ViTOutput, preset_config
+from sparsevit.models.weaktr import MAP_METHODS, WeakTr, WeakTrConfig, WeakTrOutput, token_maps, weaktr_config
 from sparsevit.reporting import Reporter
 from sparsevit.settings import STRICT
 from sparsevit.training.augment import random_dihedral
@@ -27,6 +28,7 @@ from sparsevit.training.loop import Phase, TrainingSettings, fit, parameter_grou
 from sparsevit.training.losses import balance, class_fractions, fraction_loss, tag_loss, tag_probability
 from sparsevit.training.metrics import TagScores, tag_scores
 from sparsevit.training.tiles import TaggedTiles
+from sparsevit.training.weaktr import faithful_loss, repaired_loss
 
 SPECTRAL_WIDTH = 64
 SPECTRAL_GRID = 16
@@ -40,6 +42,11 @@ TINY = 1e-12
 class ClassifierSettings:
     """The gated vision transformer and the phases of its training."""
 
+    network: Literal["gated", "weaktr", "weaktr_faithful"] = Field(
+        default="gated",
+        description="Transformer. gated: one class token, class maps of the patches; weaktr: one token per class and "
+        "fused attention (WeakTr, repaired); weaktr_faithful: the same as published.",
+    )
     preset: Literal["tiny", "small", "base", "reference"] = Field(
         default="tiny",
         description="Size of the transformer. tiny: width 128, 6 blocks of 4 heads; small: 256, 8 × 8; base: 768, "
@@ -95,8 +102,12 @@ class ClassifierTraining:
         raw = raw.to(self.fabric.device)
         return self.model.normalise(raw), torch.isfinite(raw).any(1), self.tiles.tags[positions].to(self.fabric.device)
 
-    def tag_losses(self, output: ViTOutput, valid: Tensor, tags: Tensor) -> Tensor:
-        """Loss of both heads: tags of the class token, class fractions of the patch tokens."""
+    def tag_losses(self, output: ViTOutput | WeakTrOutput, valid: Tensor, tags: Tensor) -> Tensor:
+        """Loss of tags: of the class token and the class fractions of the patch tokens, or that of WeakTr."""
+        if isinstance(output, WeakTrOutput):
+            if is_faithful(self.model):
+                return faithful_loss(output, tags)
+            return repaired_loss(output, valid, tags, self.tiles.presence_threshold, self.weights)
         loss = tag_loss(output.tags, tags, self.weights)
         if output.token_logits is None:
             return loss
@@ -136,7 +147,7 @@ class ClassifierTraining:
         fit(phase, self.training, self.fabric, reporter, self.folder)
 
     def close_gates(
-        self, teacher: SparseViT, keep: int, settings: ClassifierSettings, reporter: Reporter
+        self, teacher: TagTransformer, keep: int, settings: ClassifierSettings, reporter: Reporter
     ) -> HeadBudget:
         """Let the heads compete until `keep` are left; the budget knows which."""
         vit = self._vit(self.model)
@@ -159,7 +170,7 @@ class ClassifierTraining:
         return budget
 
     def choose_heads(
-        self, teacher: SparseViT, keep: int, settings: ClassifierSettings, reporter: Reporter
+        self, teacher: TagTransformer, keep: int, settings: ClassifierSettings, reporter: Reporter
     ) -> tuple[list[Tensor], list[list[float]]]:
         """Close gates down to `keep` heads, cut the others out, and train the rest on.
 
@@ -175,14 +186,14 @@ class ClassifierTraining:
         self.finetune(vit, "surviving_heads", teacher, settings, settings.finetune_epochs, part)
         return mask, gates
 
-    def importance(self, vit: SparseViT) -> list[Tensor]:
+    def importance(self, vit: TagTransformer) -> list[Tensor]:
         """How much the loss would change without each head, to first order: one score per head and block.
 
         The mean over small batches of |∂L/∂g| at an open gate g = 1, divided by the norm of its block, so that blocks
         of larger gradients do not win (Michel et al. 2019, eq. 2; Molchanov et al. 2017).
         """
         torch.manual_seed(seed_for(self.training, "importance", 0))
-        gates = [torch.ones(heads, device=self.fabric.device, requires_grad=True) for heads in vit.config.heads]
+        gates = [torch.ones(heads, device=self.fabric.device, requires_grad=True) for heads in vit.heads]
         hooks = [
             layer.register_forward_hook(lambda *_, gate=gate: gate)
             for layer, gate in zip(vit.gates(), gates, strict=True)
@@ -198,8 +209,8 @@ class ClassifierTraining:
         return [(score / score.norm().clamp_min(TINY)).cpu() for score in scores]
 
     def pruned(
-        self, dense: SparseViT, mask: list[Tensor], name: str, settings: ClassifierSettings, reporter: Reporter
-    ) -> SparseViT:
+        self, dense: TagTransformer, mask: list[Tensor], name: str, settings: ClassifierSettings, reporter: Reporter
+    ) -> TagTransformer:
         """A copy of the dense transformer with only these heads, after as many epochs as gates and their heads get."""
         vit = copy.deepcopy(dense).requires_grad_(True)
         vit.prune(mask)
@@ -209,9 +220,9 @@ class ClassifierTraining:
 
     def finetune(
         self,
-        vit: SparseViT,
+        vit: TagTransformer,
         name: str,
-        teacher: SparseViT,
+        teacher: TagTransformer,
         settings: ClassifierSettings,
         epochs: int,
         reporter: Reporter,
@@ -227,7 +238,13 @@ class ClassifierTraining:
         fit(phase, self.training, self.fabric, reporter, self.folder)
 
     def _distilled(
-        self, output: ViTOutput, teacher: SparseViT, z: Tensor, valid: Tensor, tags: Tensor, weight: float
+        self,
+        output: ViTOutput | WeakTrOutput,
+        teacher: TagTransformer,
+        z: Tensor,
+        valid: Tensor,
+        tags: Tensor,
+        weight: float,
     ) -> Tensor:
         loss = self.tag_losses(output, valid, tags)
         if weight == 0 or output.token_logits is None:
@@ -243,16 +260,18 @@ class ClassifierTraining:
         )
         return loss + weight * gap.sum(1).mean()
 
-    def _vit(self, model: LandCoverModel) -> SparseViT:
+    def _vit(self, model: LandCoverModel) -> TagTransformer:
         assert model.vit is not None
         return model.vit
 
 
 @torch.inference_mode()
 def vit_tag_logits(
-    model: LandCoverModel, tiles: TaggedTiles, fabric: Fabric, vit: SparseViT | None = None, batch: int = 64
+    model: LandCoverModel, tiles: TaggedTiles, fabric: Fabric, vit: TagTransformer | None = None, batch: int = 64
 ) -> tuple[Tensor, float]:
-    """Tag logits `[N, K]` of the transformer (mean of its two heads), and their loss against the tags.
+    """Tag logits `[N, K]` of the transformer, and their loss against the tags.
+
+    They are the mean of those of the class tokens and those of the patches, by class fractions where those are trained.
 
     Args:
         model: A classifier; it normalises the tiles.
@@ -271,7 +290,9 @@ def vit_tag_logits(
         with fabric.autocast():
             output = vit(model.normalise(raw))
         joint = output.tags.float()
-        if output.token_logits is not None:
+        if isinstance(output, WeakTrOutput) and is_faithful(model):
+            joint = (joint + output.coarse_tags.float()) / 2
+        elif output.token_logits is not None:
             valid = F.adaptive_avg_pool2d(torch.isfinite(raw).any(1).float(), output.token_logits.shape[2:])
             fractions = class_fractions(F.log_softmax(output.token_logits.float(), 1), valid)
             joint = (joint + tag_probability(fractions, tiles.presence_threshold)) / 2
@@ -315,7 +336,7 @@ def train_classifier(
     run.dense(settings.epochs, validate, reporter.part(0.1, 0.75 * share, "transformer"))
     assert model.vit is not None
     dense = copy.deepcopy(model.vit).eval().requires_grad_(False)
-    heads = list(model.vit.config.heads)
+    heads = model.vit.heads
     keep = heads_to_keep(budget.heads_kept, sum(heads))
     mask, gates = [torch.ones(h, dtype=torch.bool) for h in heads], list[list[float]]()
     if keep < sum(heads):
@@ -331,9 +352,30 @@ def train_classifier(
         for i, (name, control) in enumerate(masks.items()):
             part = reporter.part(share + i * (1 - share) / 2, share + (i + 1) * (1 - share) / 2, f"control: {name}")
             controls[name] = vit_scores(model, validation, fabric, run.pruned(dense, control, name, settings, part))
+    if isinstance(model.vit, WeakTr):
+        set_peaks(model, model.vit, tiles, fabric)
     pruned = Architecture(**(vars(architecture) | {"vit": model.vit.config}))
     model.architecture = pruned
     return TrainedClassifier(model.eval(), [m.tolist() for m in mask], gates, scores, controls)
+
+
+def is_faithful(model: LandCoverModel) -> bool:
+    """Whether the transformer is WeakTr as published, which does not train class fractions."""
+    return isinstance(model.vit, WeakTr) and model.vit.config.mode == "faithful"
+
+
+@torch.inference_mode()
+def set_peaks(model: LandCoverModel, network: WeakTr, tiles: TaggedTiles, fabric: Fabric, batch: int = 64) -> None:
+    """Measure how high the map of each class usually gets where it occurs: the mean over its tiles of the maximum."""
+    network.eval()
+    highest = []
+    for positions in torch.arange(len(tiles)).split(batch):
+        with fabric.autocast():
+            output = network(model.normalise(tiles.store.batch(positions).to(fabric.device)))
+        highest.append(torch.stack([token_maps(output, m).float().amax((2, 3)).cpu() for m in MAP_METHODS], dim=1))
+    present = (tiles.tags == 1).float()[:, None]  # (N, 1, K)
+    peaks = (torch.cat(highest) * present).sum(0) / present.sum(0).clamp_min(1)
+    network.peaks.copy_(peaks)
 
 
 def untrained(
@@ -349,7 +391,7 @@ def untrained(
 
 
 def vit_scores(
-    model: LandCoverModel, validation: TaggedTiles, fabric: Fabric, vit: SparseViT | None = None
+    model: LandCoverModel, validation: TaggedTiles, fabric: Fabric, vit: TagTransformer | None = None
 ) -> TagScores:
     """Scores of the tags of held-out tiles; the arguments are those of `vit_tag_logits`."""
     logits, loss = vit_tag_logits(model, validation, fabric, vit)
@@ -379,5 +421,8 @@ def architecture_for(channels: int, classes: int, tile: int, gsd: float, setting
     patch = min(
         (p for p in range(1, tile + 1) if tile % p == 0), key=lambda p: abs(p - wanted)
     )  # a whole number of patches
-    vit = preset_config(settings.preset, channels, classes, tile, patch)
+    gated = preset_config(settings.preset, channels, classes, tile, patch)
+    vit: ViTConfig | WeakTrConfig = gated
+    if settings.network != "gated":
+        vit = weaktr_config(gated, "faithful" if settings.network == "weaktr_faithful" else "repaired")
     return Architecture(channels, classes, tile, vit, SPECTRAL_WIDTH, "", {"vit": 0.5, "spectral": 0.5})

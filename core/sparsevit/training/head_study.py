@@ -11,8 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from sparsevit.models import torchvision_compat  # noqa: F401 (before torchmetrics, which imports torchvision)
-from sparsevit.models.landcover import Architecture, LandCoverModel
-from sparsevit.models.vit import SparseViT
+from sparsevit.models.landcover import Architecture, LandCoverModel, TagTransformer
 from sparsevit.reporting import Reporter
 from sparsevit.training.classifier import ClassifierSettings, ClassifierTraining, untrained, vit_scores
 from sparsevit.training.head_budget import best_mask, heads_to_keep, random_mask
@@ -135,7 +134,7 @@ class SeedStudy:
         assert self.model.vit is not None
         dense = copy.deepcopy(self.model.vit).eval().requires_grad_(False)
         importance = self.phases.importance(dense)
-        heads = list(dense.config.heads)
+        heads = dense.heads
         wanted = [(ALL_HEADS, 1.0), *((method, share) for share in shares for method in METHODS)]
         for k, (method, share) in enumerate(wanted):
             span = (1 - dense_share) / len(wanted)
@@ -145,10 +144,10 @@ class SeedStudy:
             yield self.point(self.variant(dense, importance, method, keep, part), method, share, part)
 
     def variant(
-        self, dense: SparseViT, importance: list[Tensor], method: str, keep: int, reporter: Reporter
-    ) -> SparseViT:
+        self, dense: TagTransformer, importance: list[Tensor], method: str, keep: int, reporter: Reporter
+    ) -> TagTransformer:
         """The transformer with `keep` heads, chosen by a method and trained on."""
-        heads = list(dense.config.heads)
+        heads = dense.heads
         part = reporter.part(0, 0.9)
         if method == "learned gates":
             self.model.vit = copy.deepcopy(dense).requires_grad_(True)
@@ -161,7 +160,7 @@ class SeedStudy:
         }
         return self.phases.pruned(dense, masks[method](), method, self.settings, part)
 
-    def point(self, vit: SparseViT, method: str, share: float, reporter: Reporter) -> StudyPoint:
+    def point(self, vit: TagTransformer, method: str, share: float, reporter: Reporter) -> StudyPoint:
         """Score a variant."""
         model = copy.deepcopy(self.model)
         model.vit = vit
@@ -172,7 +171,7 @@ class SeedStudy:
             miou = map_miou(model, self.validation, self.truth.masks, self.fabric)
             if self.truth.refinement:
                 refined = self._refined(model.eval().requires_grad_(False), self.truth, reporter.part(0.2, 1))
-        kept = sum(vit.config.heads)
+        kept = sum(vit.heads)
         f1, ap, loss = scores.macro_f1, scores.mean_ap, scores.tag_loss
         return StudyPoint(self.training.seed, method, share, kept, f1, ap, loss, miou, refined)
 

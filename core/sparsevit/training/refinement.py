@@ -20,6 +20,7 @@ from sparsevit.errors import InputError
 from sparsevit.models.landcover import Architecture, LandCoverModel
 from sparsevit.models.segmenter import segmenter_on
 from sparsevit.models.unet import RefinementUNet
+from sparsevit.models.vit import SparseViT
 from sparsevit.reporting import Reporter
 from sparsevit.settings import STRICT
 from sparsevit.training import group
@@ -186,13 +187,13 @@ def fresh_decoder(model: LandCoverModel, settings: RefinementSettings) -> nn.Mod
     """An untrained U-Net, or an untrained mask transformer on a copy of the classifier's transformer.
 
     Raises:
-        InputError: The classifier has no transformer.
+        InputError: The classifier has no gated transformer.
     """
     a = model.architecture
     if settings.decoder == "unet":
         return RefinementUNet(settings.encoder, a.channels, a.classes)
-    if model.vit is None:
-        raise InputError("A Segmenter needs a classifier with a transformer.", "decoder", "Choose 'unet'.")
+    if not isinstance(model.vit, SparseViT):
+        raise InputError("A Segmenter needs a classifier with a gated transformer.", "decoder", "Choose 'unet'.")
     return segmenter_on(model.vit)
 
 

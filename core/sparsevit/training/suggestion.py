@@ -63,9 +63,9 @@ def committee(
     view = fabric.to_device(copy.deepcopy(model))
     assert isinstance(view, LandCoverModel) and view.vit is not None
     tiles = TaggedTiles(store, torch.full((len(store), model.architecture.classes), -1), presence_threshold)
-    whole = [torch.ones(heads, dtype=torch.bool) for heads in view.vit.config.heads]
+    whole = [torch.ones(heads, dtype=torch.bool) for heads in view.vit.heads]
     members = [whole]
-    for block, heads in enumerate(view.vit.config.heads):
+    for block, heads in enumerate(view.vit.heads):
         for head in range(heads):
             without = [mask.clone() for mask in whole]
             without[block][head] = False

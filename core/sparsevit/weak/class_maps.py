@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsevit.models.weaktr import WeakTr, WeakTrOutput
-
-MapMethod = Literal["class_tokens", "fine_cam"]
+from sparsevit.models.weaktr import MapMethod, WeakTr, token_maps
 
 BACKGROUND = -1
 TINY = 1e-6
-
-
-def token_maps(output: WeakTrOutput, method: MapMethod) -> Tensor:
-    """The maps of a method at patches `[B, K, h, w]`, ≥ 0.
-
-    Args:
-        output: What the network said about a batch.
-        method: `class_tokens`: the positive class logits of patches, weighted by where the class tokens look;
-            `fine_cam`: the same, spread along the affinity of patches.
-    """
-    return output.cross * F.relu(output.coarse) if method == "class_tokens" else output.fine
 
 
 def class_maps(

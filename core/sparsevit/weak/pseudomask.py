@@ -8,16 +8,20 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rasterio.windows import Window
 from torch import Tensor
 
+from sparsevit.errors import InputError
 from sparsevit.models.hardware import HardwareSettings, autocast, resolve_device
 from sparsevit.models.landcover import LandCoverModel, vit_pixel_logits
 from sparsevit.models.vit import SparseViT
+from sparsevit.models.weaktr import MAP_METHODS, WeakTr, token_maps
 from sparsevit.settings import STRICT
 from sparsevit.weak.attention import head_maps, open_heads
+from sparsevit.weak.class_maps import MapRange, map_evidence, normalise_maps, presence
 from sparsevit.weak.clusters import binarise, cluster_heads, fill_nearest, paint
 from sparsevit.weak.naming import name_by_assignment, name_by_rank
 
@@ -29,16 +33,20 @@ Allowed = Callable[[Window], BoolArray]
 """Classes that the tags allow in a window of the scene: `[K, H, W]`, true where nothing is known."""
 
 IGNORE = -1
+LEAST_EVIDENCE = 0.01
+"""Evidence of a class where its map shows nothing: spectra may still speak for it."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class PseudomaskSettings:
     """How evidence becomes a pseudomask."""
 
-    method: Literal["evidence", "clusters"] = Field(
+    method: Literal["evidence", "clusters", "class_tokens", "fine_cam"] = Field(
         default="evidence",
         description="evidence: class maps of the transformer joined with the spectral network; "
-        "clusters: attention of the surviving heads, clustered and named (the published recipe).",
+        "clusters: attention of the surviving heads, clustered and named (the published recipe); "
+        "class_tokens: where the class tokens of WeakTr look, joined with the spectral network; "
+        "fine_cam: the same, spread along the affinity of patches.",
     )
     naming: Literal["assignment", "rank"] = Field(
         default="assignment",
@@ -75,6 +83,9 @@ def tile_evidence(
     """The evidence of tiles: raw tiles `[B, C, side, side]` to `[B, K, side, side]`, which sums to 1 over classes.
 
     With `method="clusters"` the evidence of a tile is its painted mask, one-hot, so that overlapping tiles vote.
+
+    Raises:
+        InputError: The model has no transformer of the kind that the method needs.
     """
     device = resolve_device(hardware)
     model = model.to(device).eval()
@@ -94,7 +105,49 @@ def tile_evidence(
         one_hot = torch.nn.functional.one_hot(torch.from_numpy(masks).clamp_min(0), model.architecture.classes)
         return (one_hot * known[..., None]).permute(0, 3, 1, 2).float()
 
-    return joint if settings.method == "evidence" else painted
+    def mapped(tiles: Tensor, windows: list[Window]) -> Tensor:
+        with torch.inference_mode(), autocast(hardware, device):
+            possible = torch.from_numpy(np.stack([allowed(w).any(axis=(1, 2)) for w in windows])).to(device)
+            evidence = class_token_evidence(model, tiles.to(device), settings, possible)
+        return evidence
+
+    if settings.method == "evidence":
+        return joint
+    if settings.method == "clusters":
+        if not isinstance(model.vit, SparseViT):
+            raise InputError("Clusters need a gated transformer.", "method", "Train with the network 'gated'.")
+        return painted
+    if not isinstance(model.vit, WeakTr):
+        raise InputError(f"{settings.method} needs class tokens.", "method", "Train with the network 'weaktr'.")
+    return mapped
+
+
+def class_token_evidence(
+    model: LandCoverModel, tiles: Tensor, settings: PseudomaskSettings, possible: Tensor
+) -> Tensor:
+    """Evidence `[B, K, side, side]` from the maps of class tokens, joined with the spectra.
+
+    A map counts by what is usual where its class occurs (`WeakTr.peaks`), the same in every tile of a scene.
+
+    Args:
+        model: A classifier with class tokens.
+        tiles: Raw tiles `[B, C, side, side]`.
+        settings: Which maps, and the weight of the spectral network.
+        possible: Which classes the tags allow `[B, K]`; all true where nothing is known.
+    """
+    network, method = model.vit, settings.method
+    assert isinstance(network, WeakTr) and (method == "class_tokens" or method == "fine_cam")
+    z = model.normalise(tiles)
+    output = network(z)
+    maps = F.interpolate(token_maps(output, method).float(), size=z.shape[-2:], mode="bilinear", align_corners=False)
+    peaks = network.peaks[MAP_METHODS.index(method)].float()
+    tags = torch.where(possible, torch.where(possible.all(1, keepdim=True), -1, 1), 0)
+    evidence = map_evidence(normalise_maps(maps, MapRange(torch.zeros_like(peaks), peaks)), presence(output.tags, tags))
+    if settings.spectral_weight == 0 or model.spectral is None:
+        return evidence
+    log_spectra = F.log_softmax(model.spectral(z).float(), dim=1)
+    log_maps = evidence.clamp_min(LEAST_EVIDENCE).log()
+    return F.softmax((1 - settings.spectral_weight) * log_maps + settings.spectral_weight * log_spectra, dim=1)
 
 
 def paint_tiles(model: LandCoverModel, z: Tensor, settings: PseudomaskSettings, tags: list[BoolArray]) -> IntArray:
@@ -107,7 +160,7 @@ def paint_tiles(model: LandCoverModel, z: Tensor, settings: PseudomaskSettings, 
         tags: For each tile, which classes its tags allow `[K]`; all true where it has none.
     """
     vit = model.vit
-    assert vit is not None
+    assert isinstance(vit, SparseViT)
     side = z.shape[-1]
     output = vit(z, need_attention=True)
     assert output.attention is not None

@@ -1,0 +1,188 @@
+"""The transformer with class tokens on the whole road: training, pruning, pseudomask, refinement, heads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from small_models import CODES, CUTTING, SCHEME, TRAINING, Diary, tagged_tiles, tiny_architecture, write_place
+
+from sparsevit.errors import InputError
+from sparsevit.jobs import get_job
+from sparsevit.models.hardware import HardwareSettings
+from sparsevit.models.landcover import LandCoverModel
+from sparsevit.models.model_file import load_model, read_card
+from sparsevit.models.vit import ViTConfig
+from sparsevit.models.weaktr import MAP_METHODS, WeakTr, token_maps, weaktr_config
+from sparsevit.reporting import Reporter
+from sparsevit.training.classifier import ClassifierSettings, is_faithful, set_peaks, train_classifier
+from sparsevit.training.head_budget import BudgetSettings
+from sparsevit.training.loop import TrainingSettings, make_fabric
+from sparsevit.weak.pseudomask import PseudomaskSettings, class_token_evidence
+
+FABRIC = make_fabric(HardwareSettings(device="cpu", precision="32-true"))
+NETWORKS = ("weaktr", "weaktr_faithful")
+
+
+def with_class_tokens(mode: Any = "repaired") -> LandCoverModel:
+    torch.manual_seed(0)
+    architecture = tiny_architecture()
+    assert isinstance(architecture.vit, ViTConfig)
+    model = LandCoverModel(replace(architecture, vit=weaktr_config(architecture.vit, mode))).eval()
+    assert isinstance(model.vit, WeakTr)
+    torch.nn.init.normal_(model.vit.cam_head.weight, std=0.5)
+    return model
+
+
+def evidence(model: LandCoverModel, possible: list[bool], **changes: Any) -> torch.Tensor:
+    x = tagged_tiles(3)[0].store.batch(torch.arange(3))
+    settings = PseudomaskSettings(method="fine_cam", **changes)
+    with torch.inference_mode():
+        return class_token_evidence(model, x, settings, torch.tensor([possible] * 3))
+
+
+# --- evidence ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_evidence_of_class_tokens_is_shared_out_among_the_classes(weight: float) -> None:
+    total = evidence(with_class_tokens(), [True, True, True], spectral_weight=weight).sum(1)
+    torch.testing.assert_close(total, torch.ones_like(total))
+
+
+def test_a_class_that_the_tags_exclude_gets_nothing_from_the_maps() -> None:
+    out = evidence(with_class_tokens(), [True, False, True], spectral_weight=0.0)
+    assert (out[:, 1] == 0).all() and (out[:, [0, 2]] > 0).any()
+    joined = evidence(with_class_tokens(), [True, False, True])
+    assert (joined[:, 1] > 0).all()  # spectra may contradict the tags, which leaves a pixel unsure
+
+
+def test_maps_count_by_what_is_usual_for_their_class() -> None:
+    model = with_class_tokens()
+    assert isinstance(model.vit, WeakTr)
+    model.vit.peaks.fill_(100.0)  # far above every map: nothing is clipped
+    before = evidence(model, [True, True, True], spectral_weight=0.0)
+    model.vit.peaks[:, 0] /= 10
+    after = evidence(model, [True, True, True], spectral_weight=0.0)
+    shown = (before[:, 0] > 0) & (before[:, 0] < 1)
+    assert shown.any() and (after[:, 0][shown] > before[:, 0][shown]).all()
+
+
+def test_peaks_are_the_mean_of_the_highest_values_where_a_class_is_tagged() -> None:
+    model, (tiles, _) = with_class_tokens(), tagged_tiles(6)
+    assert isinstance(model.vit, WeakTr)
+    set_peaks(model, model.vit, tiles, FABRIC, batch=4)
+    with torch.inference_mode():
+        output = model.vit(model.normalise(tiles.store.batch(torch.arange(6))))
+    for m, method in enumerate(MAP_METHODS):
+        highest = token_maps(output, method).amax((2, 3))
+        for k in range(3):
+            expected = highest[tiles.tags[:, k] == 1, k].mean()
+            assert model.vit.peaks[m, k] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_where_class_tokens_look_is_a_share_of_their_attention() -> None:
+    model = with_class_tokens()
+    assert isinstance(model.vit, WeakTr)
+    looks = model.vit.class_attention(torch.randn(2, 3, 8, 8))
+    assert looks.shape == (2, 4, 4, 4) and (looks > 0).all() and (looks.sum((2, 3)) < 1).all()
+    mask = [torch.tensor([True, False]), torch.tensor([False, True])]
+    model.vit.set_head_mask(mask)
+    x = torch.randn(2, 3, 8, 8)
+    masked = model.vit.class_attention(x)
+    model.vit.prune(mask)
+    assert model.vit.heads == [1, 1]
+    torch.testing.assert_close(model.vit.class_attention(x), masked[:, [0, 3]])
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["repaired", "faithful"])
+def test_tags_of_a_separable_set_are_learned(mode: Any) -> None:
+    tiles, _ = tagged_tiles(64)
+    held_out, _ = tagged_tiles(32, seed=1)
+    architecture = tiny_architecture()
+    assert isinstance(architecture.vit, ViTConfig)
+    architecture = replace(architecture, vit=weaktr_config(architecture.vit, mode))
+    settings = ClassifierSettings(epochs=25, gate_epochs=5, finetune_epochs=5, spectral_epochs=1)
+    budget = BudgetSettings(heads_kept=0.5, controls=False)
+    training = TrainingSettings(batch=8, learning_rate=4e-3)
+    statistics = (torch.zeros(3), torch.ones(3))
+    done = train_classifier(architecture, statistics, tiles, held_out, settings, budget, training, FABRIC, Reporter())
+    assert done.scores is not None and done.scores.mean_ap > 0.9
+    assert isinstance(done.model.vit, WeakTr) and sum(done.model.vit.heads) == 2
+    assert is_faithful(done.model) == (mode == "faithful")
+    assert (done.model.vit.peaks != 1).all()
+
+
+# --- the road ---------------------------------------------------------------------------------------------------------
+
+
+def do(job: str, **params: Any) -> Any:
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in params.items()}
+    return get_job(job).execute(plain | {"device": "cpu"}, plain.pop("reporter", None) or Reporter())
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tagged scene, and a classifier of each kind."""
+    folder = tmp_path_factory.mktemp("weaktr")
+    scene, classes = write_place(folder)
+    files = {"scene": scene, "tiles": folder / "tiles.gpkg"}
+    get_job("tiles").execute({"scene": [str(scene)], "output": str(files["tiles"]), **CUTTING}, Reporter())
+    tag = {"tiles": str(files["tiles"]), "scheme": str(SCHEME), "source": "raster", "raster": str(classes)}
+    get_job("tag").execute(tag, Reporter())
+    for network in (*NETWORKS, "gated"):
+        files[network] = folder / f"{network}.safetensors"
+        do("train", tiles=files["tiles"], output=files[network], network=network, **TRAINING)
+    return files
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_file_of_a_model_with_class_tokens_holds_all_of_it(place: dict[str, Path], network: str) -> None:
+    model, card = load_model(place[network], "classifier")
+    assert isinstance(model.vit, WeakTr) and card.heads_kept == sum(model.vit.heads) == 7
+    assert card.architecture == model.architecture and is_faithful(model) == network.endswith("faithful")
+    assert (model.vit.peaks != 1).any()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("method", ["evidence", "class_tokens", "fine_cam"])
+def test_pseudomasks_of_class_tokens_hold_only_tagged_classes(
+    place: dict[str, Path], tmp_path: Path, network: str, method: str
+) -> None:
+    target, heads = tmp_path / "mask.tif", tmp_path / "heads.tif"
+    files = {"model": place[network], "tiles": place["tiles"], "output": target, "heads": heads}
+    result = do("pseudomask", **files, method=method, ignore_margin=0.0)
+    with rasterio.open(target) as mask, rasterio.open(heads) as layers:
+        assert set(np.unique(mask.read(1))) <= {*CODES, 255} and result.labelled_share > 0.5
+        assert layers.count == read_card(place[network]).heads_kept and (layers.read() >= 0).all()
+
+
+def test_a_model_with_class_tokens_is_refined_and_maps(place: dict[str, Path], tmp_path: Path) -> None:
+    files = {"tiles": place["tiles"], "classifier": place["weaktr"], "pseudomask": tmp_path / "mask.tif"}
+    do("pseudomask", model=place["weaktr"], tiles=place["tiles"], output=files["pseudomask"], method="fine_cam")
+    model = tmp_path / "m.safetensors"
+    do("refine", **files, output=model, rounds=1, refine_epochs=1)
+    do("predict", model=model, scene=[str(place["scene"])], output=tmp_path / "map.tif")
+    with rasterio.open(tmp_path / "map.tif") as mapped:
+        assert set(np.unique(mapped.read(1))) <= set(CODES)
+
+
+def test_what_needs_the_other_transformer_says_so(place: dict[str, Path], tmp_path: Path) -> None:
+    diary = Diary()
+    for model, method, network in (("weaktr", "clusters", "gated"), ("gated", "fine_cam", "weaktr")):
+        files = {"model": place[model], "tiles": place["tiles"], "output": tmp_path / "mask.tif"}
+        with pytest.raises(InputError, match=f"'{network}'"):
+            do("pseudomask", **files, method=method, reporter=diary)
+    do("pseudomask", model=place["weaktr"], tiles=place["tiles"], output=tmp_path / "mask.tif")
+    files = {"tiles": place["tiles"], "classifier": place["weaktr"], "pseudomask": tmp_path / "mask.tif"}
+    with pytest.raises(InputError, match="gated transformer"):
+        do("refine", **files, output=tmp_path / "m.safetensors", decoder="segmenter")
+    assert not (tmp_path / "m.safetensors").exists()
