@@ -22,18 +22,20 @@ from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.model_file import ModelCard, load_model, save_model
 from sparsevit.reporting import Reporter
 from sparsevit.training.loop import Phase, TrainingSettings, fit, make_fabric
-from sparsevit.training.losses import fraction_loss
+from sparsevit.training.losses import fraction_loss, tag_loss, tag_probability
 from sparsevit.training.refinement import (
     BLENDS,
     IGNORE,
     MaskLoss,
     Refinement,
     RefinementSettings,
+    as_good,
+    guarded,
     joined,
-    map_tag_loss,
     mask_balance,
     refine,
     restricted_masks,
+    tile_losses,
     train_decoder,
 )
 
@@ -99,14 +101,59 @@ def test_a_fifth_of_wrong_labels_does_not_come_through(classifier: LandCoverMode
 
 
 def test_an_accepted_round_explains_the_held_out_tags_at_least_as_well(perfect: Refinement) -> None:
-    for done in perfect.rounds:
-        assert done.accepted == (done.tag_loss <= perfect.evidence_tag_loss)
+    assert all(done.tag_loss <= perfect.evidence_tag_loss for done in perfect.rounds if done.accepted)
     assert perfect.tag_loss <= perfect.evidence_tag_loss
     assert perfect.refined_weight in (0, *BLENDS)
 
 
 def test_the_reported_loss_is_that_of_the_model(perfect: Refinement, fabric: Fabric) -> None:
-    assert map_tag_loss(perfect.model, HELD_OUT, fabric) == pytest.approx(perfect.tag_loss, abs=1e-5)
+    assert float(tile_losses(perfect.model, HELD_OUT, fabric).mean()) == pytest.approx(perfect.tag_loss, abs=1e-5)
+
+
+def test_losses_of_tiles_have_the_mean_of_all_known_tags(classifier: LandCoverModel, fabric: Fabric) -> None:
+    tags = HELD_OUT.tags.clone()
+    tags[:5, 0] = tags[7] = -1
+    losses = tile_losses(classifier, replace(HELD_OUT, tags=tags), fabric, batch=5)
+    with torch.inference_mode():
+        p = classifier(HELD_OUT.store.batch(torch.arange(16))).exp().mean((2, 3))
+    expected = tag_loss(tag_probability(p, HELD_OUT.presence_threshold), tags)
+    assert losses.shape == (16,) and losses[7] == 0
+    torch.testing.assert_close(losses.mean(), expected)
+
+
+# --- the guard --------------------------------------------------------------------------------------------------------
+
+
+def losses(mean: float, wobble: float = 0.0) -> torch.Tensor:
+    """Losses of 50 tiles; half of them `wobble` above the mean, half below."""
+    return mean + wobble * torch.tensor([1.0, -1.0]).repeat(25)
+
+
+EVEN = losses(1.0)
+
+
+def test_as_good_is_up_to_one_standard_error_of_the_difference() -> None:
+    assert as_good(losses(1.02, 0.3), EVEN)  # the error is 0.3 / √49 = 0.043
+    assert not as_good(losses(1.05, 0.3), EVEN)
+    assert as_good(losses(1.05, 0.3), losses(1.04, 0.3) + losses(0, 0.2))
+    assert as_good(EVEN, EVEN) and not as_good(losses(1.001), EVEN)  # no spread, no excuse
+    assert not as_good(torch.tensor([1.1]), torch.tensor([1.0]))
+
+
+def test_the_first_blend_within_one_standard_error_of_the_best_is_taken() -> None:
+    tried = [losses(0.93), losses(0.91, 0.3), losses(0.9)]
+    assert guarded(tried, EVEN, EVEN) == (1, True)
+    assert guarded([losses(0.9), losses(0.9)], EVEN, EVEN) == (0, True)
+
+
+def test_a_blend_that_is_worse_than_the_evidence_is_refused_whatever_the_spread() -> None:
+    assert guarded([losses(1.01, 2.0), losses(1.02, 2.0)], EVEN, EVEN) == (0, False)
+    assert guarded([losses(1.01, 2.0), losses(1.0, 2.0)], EVEN, EVEN) == (1, True)
+
+
+def test_a_round_may_be_worse_than_the_one_before_by_less_than_the_tiles_can_tell() -> None:
+    assert guarded([losses(0.51, 0.3)], EVEN, losses(0.5)) == (0, True)
+    assert guarded([losses(0.6, 0.3)], EVEN, losses(0.5)) == (0, False)
 
 
 def test_a_round_that_is_worse_is_refused_and_the_model_equals_the_evidence(

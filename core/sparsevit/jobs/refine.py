@@ -138,8 +138,10 @@ def decision(refinement: Refinement, settings: RefinementSettings) -> str:
     if weight == 0:
         return f"Refinement refused: no round explained the held-out tags as well as the evidence ({before:.3f})."
     network = {"unet": "U-Net", "segmenter": "Segmenter"}[settings.decoder]
-    how = "replaces the evidence" if weight == 1 else f"is blended with the evidence at weight {weight:g}"
-    return f"Refinement accepted: held-out tag loss {before:.3f} → {after:.3f}; the {network} {how}."
+    return (
+        f"Refinement accepted: held-out tag loss {before:.3f} → {after:.3f}; the {network} has weight {weight:g} "
+        "against the evidence."
+    )
 
 
 JOB = Job("refine", RefineRequest, run)
