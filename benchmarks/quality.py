@@ -274,10 +274,10 @@ def _weaktr_refined(trial: Trial, network: str) -> Path:
 
 
 def table(trial: Trial, wanted: list[str]) -> dict[str, dict[str, float | str]]:
-    """All rows for one seed, or those whose name contains a wanted part."""
+    """All rows for one seed, or only those wanted."""
     out: dict[str, dict[str, float | str]] = {}
     for name, role, make, needs_classifier in rows(trial):
-        if wanted and not any(part in name for part in wanted):
+        if wanted and name not in wanted:
             continue
         begun = time.monotonic()
         raster = make()
@@ -344,7 +344,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--split-seed", type=int, default=SPLIT_SEED, help="seed of the blocks held out")
     parser.add_argument("--epochs", type=float, default=1.0, help="scale of all epochs, for a trial run")
-    parser.add_argument("--rows", nargs="+", default=[], help="only the rows whose name contains one of these")
+    parser.add_argument("--rows", nargs="+", default=[], help="only the rows of these names")
     parser.add_argument("--output", type=Path, default=ROOT / "build/quality.json")
     parser.add_argument("--publish", type=Path, help="only write the documentation from these results")
     options = parser.parse_args()
