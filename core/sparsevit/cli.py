@@ -110,7 +110,7 @@ def build(names: list[str]) -> typer.Typer:
     for name, summary in JOBS.items():
         group, _, leaf = name.rpartition(" ")
         if group not in groups:
-            groups[group] = typer.Typer(no_args_is_help=True, help=f"{group.capitalize()} …")
+            groups[group] = typer.Typer(no_args_is_help=True, help=summary)
             app.add_typer(groups[group], name=group)
         groups[group].command(leaf, help=summary)(command(get_job(name)) if name in names else lambda: None)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from small_models import CODES, CUTTING, SCHEME, TRAINING, Diary, tagged_tiles, tiny_architecture, write_place
+from small_models import CODES, CUTTING, SCHEME, TRAINING, tagged_tiles, tiny_architecture, write_place
 
 from sparsevit.errors import InputError
 from sparsevit.jobs import get_job
@@ -126,7 +126,7 @@ def test_tags_of_a_separable_set_are_learned(mode: Any) -> None:
 
 def do(job: str, **params: Any) -> Any:
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in params.items()}
-    return get_job(job).execute(plain | {"device": "cpu"}, plain.pop("reporter", None) or Reporter())
+    return get_job(job).execute(plain | {"device": "cpu"}, Reporter())
 
 
 @pytest.fixture(scope="module")
@@ -176,11 +176,10 @@ def test_a_model_with_class_tokens_is_refined_and_maps(place: dict[str, Path], t
 
 
 def test_what_needs_the_other_transformer_says_so(place: dict[str, Path], tmp_path: Path) -> None:
-    diary = Diary()
     for model, method, network in (("weaktr", "clusters", "gated"), ("gated", "fine_cam", "weaktr")):
         files = {"model": place[model], "tiles": place["tiles"], "output": tmp_path / "mask.tif"}
         with pytest.raises(InputError, match=f"'{network}'"):
-            do("pseudomask", **files, method=method, reporter=diary)
+            do("pseudomask", **files, method=method)
     do("pseudomask", model=place["weaktr"], tiles=place["tiles"], output=tmp_path / "mask.tif")
     files = {"tiles": place["tiles"], "classifier": place["weaktr"], "pseudomask": tmp_path / "mask.tif"}
     with pytest.raises(InputError, match="gated transformer"):

@@ -31,8 +31,8 @@ def main() -> None:
     """Describe every job."""
     contract = {}
     for name in JOBS:
-        module = import_module(f"sparsevit.jobs.{name}")
-        request, result = (getattr(module, name.capitalize() + kind) for kind in ("Request", "Result"))
+        module = import_module(f"sparsevit.jobs.{name.replace(' ', '_')}")
+        request, result = (getattr(module, name.title().replace(" ", "") + kind) for kind in ("Request", "Result"))
         contract[name] = {
             "request": {leaf: describe(field) for _group, leaf, field in request.leaves()},
             "result": list(result.model_fields),

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sparsevit.assessment.study_report import Spread, fewest_heads, write_study, write_study_json
 from sparsevit.errors import InputError
@@ -36,7 +35,7 @@ class StudyHeadsRequest(Request):
     scene: list[Path] = Field(default=[], description="Rasters to read instead of those that the tile index names.")
     classes: list[str] = Field(default=[], description="Only these classes (names); all tagged ones if empty.")
     bands: list[str] = Field(default=[], description="Only these bands (names); all if empty.")
-    shares: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+    shares: list[float] = Field(
         default=[0.75, 0.5, 0.3, 0.2, 0.1, 0.05], description="Shares of the heads to keep, between 0 and 1."
     )
     seeds: int = Field(default=3, ge=1, description="How often everything is trained, each time from another seed.")
@@ -56,6 +55,13 @@ class StudyHeadsRequest(Request):
     hardware: HardwareSettings = HardwareSettings()
     output: Path = Field(description="Report to write (.html).")
     json_output: Path | None = Field(default=None, description="The same numbers as JSON (.json); none if left out.")
+
+    @field_validator("shares")
+    @classmethod
+    def _between_0_and_1(cls, shares: list[float]) -> list[float]:
+        if not shares or not all(0 < share < 1 for share in shares):
+            raise ValueError("Shares lie between 0 and 1; all heads are always part of the study")
+        return shares
 
 
 class StudyRow(Result):
