@@ -69,7 +69,7 @@ def study_figure(rows: list[Spread], whole: Spread) -> str:
         "refined_miou": "mIoU of the refined map",
     }
     shown = {name: title for name, title in named.items() if getattr(whole, f"{name}_mean") is not None}
-    figure = Figure(figsize=(5.2 * len(shown), 3.8), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(5.2 * len(shown), 4.1), dpi=DPI, layout="constrained")
     for axes, (name, title) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
         mean, sd = getattr(whole, f"{name}_mean"), getattr(whole, f"{name}_sd")
         axes.axhspan(mean - sd, mean + sd, color="#dfe4e8", linewidth=0)
@@ -88,7 +88,7 @@ def study_figure(rows: list[Spread], whole: Spread) -> str:
         axes.set_title(title, size=10, color=INK)
         axes.spines[["top", "right"]].set_visible(False)
         quiet(axes)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, ncols=2, loc="outside lower center")
     return embedded(figure)
 
 
@@ -115,7 +115,7 @@ def write_study(rows: list[Spread], seeds: int, tiles: int, provenance: dict[str
             tiles=tiles,
             allowed=ALLOWED_LOSS,
             fewest=fewest_heads(others, whole, "learned gates"),
-            beaten=sum(seeds > 1 and beats(row, chance[row.share]) for row in learned),
+            beaten=sum(beats(row, chance[row.share]) for row in learned),
             compared=len(learned),
             figure=study_figure(others, whole),
             provenance=provenance,
