@@ -28,8 +28,8 @@ class RefineLandCover(TrainingGroup, EngineAlgorithm):
 
     def shortHelpString(self):
         return tr(
-            "<p>Trains a segmentation network on the pseudomasks. Each round learns from the masks of the one before; the "
-            "tags keep the class shares of every tile honest, and unsure pixels are ignored.</p>"
+            "<p>Trains a segmentation network on the pseudomasks. Each round learns from the masks of the one before; "
+            "the tags keep the class shares of every tile honest, and unsure pixels are ignored.</p>"
             "<p>A round counts only if it explains the tags of held-out blocks at least as well as the classifier's "
             "own evidence. The network is always joined with that evidence, at the largest weight that the held-out "
             "tags bear; if no round counts, the model is the evidence alone. The log says so: refinement is no "
