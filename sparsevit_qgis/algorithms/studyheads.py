@@ -32,8 +32,8 @@ class StudyHeads(TrainingGroup, EngineAlgorithm):
             "the tags of the held-out tiles, with the spread over seeds.</p>"
             "<p>It answers two questions about your own tags: how many heads are needed (the value for “Share of heads "
             "kept”), and whether it matters which ones stay. Where gates are not above chance, it does not.</p>"
-            "<p>With a reference raster, maps are scored too. Three seeds and six shares train 57 networks: on a CPU "
-            "take it for a night, or use fewer shares.</p>"
+            "<p>With a reference raster, maps are scored too. Three seeds and six shares train 57 networks: plan "
+            "for hours on a CPU, or use fewer shares.</p>"
         )
 
     def definitions(self):
