@@ -64,28 +64,12 @@ class StudyHeadsRequest(Request):
         return shares
 
 
-class StudyRow(Result):
-    """Mean and standard deviation over seeds of one way to choose heads, at one number of them."""
-
-    method: str
-    share: float
-    heads: int
-    f1_mean: float
-    f1_sd: float
-    ap_mean: float
-    ap_sd: float
-    miou_mean: float | None
-    miou_sd: float | None
-    refined_miou_mean: float | None
-    refined_miou_sd: float | None
-
-
 class StudyHeadsResult(Result):
     """The curve, all heads first; and the fewest heads whose macro-F1 is within half a point of all of them."""
 
     output: str
     json_output: str | None
-    rows: list[StudyRow]
+    rows: list[Spread]
     heads_total: int
     macro_f1_all_heads: float
     fewest_heads: int | None
@@ -140,7 +124,7 @@ def run(request: StudyHeadsRequest, reporter: Reporter) -> StudyHeadsResult:
     return StudyHeadsResult(
         output=absolute(request.output),
         json_output=absolute(request.json_output) if request.json_output else None,
-        rows=[StudyRow(**vars(row)) for row in rows],
+        rows=rows,
         heads_total=rows[0].heads,
         macro_f1_all_heads=rows[0].f1_mean,
         fewest_heads=fewest.heads if fewest else None,

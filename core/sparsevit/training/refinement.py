@@ -34,7 +34,7 @@ IGNORE = -1
 BLENDS = (0.8, 0.65, 0.5, 0.35)
 """Weights of the segmentation network against the evidence, in the order in which the guard prefers them.
 
-On the development blocks the joint map beat the network alone in every round of every seed, by 0.01 mIoU.
+On the development blocks 0.8 beat the network alone in both rounds of both seeds, by 0.005 to 0.011 mIoU.
 """
 
 
