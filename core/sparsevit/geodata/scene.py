@@ -28,8 +28,8 @@ FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
 RADAR_BANDS = {"VV", "VH", "HH", "HV"}
-GDAL_OPTIONS = {"GDAL_CACHEMAX": 32 * 2**20, "GDAL_NUM_THREADS": 2}
-"""A bounded block cache keeps memory independent of the raster's size; rasterio counts it in bytes."""
+GDAL_OPTIONS = {"GDAL_CACHEMAX": 32 * 2**20, "GDAL_NUM_THREADS": 2, "GDAL_OVR_CHUNK_MAX_SIZE": 4 * 2**20}
+"""A bounded block cache, and overviews in small chunks, keep memory independent of the raster's size (bytes)."""
 
 
 @dataclass(frozen=True)
