@@ -1,6 +1,7 @@
-"""Make a QGIS project and a picture of the demo's results; run by QGIS's own Python.
+"""Make a QGIS project and two pictures of the demo's results; run by QGIS's own Python.
 
-Usage: `render.py SAMPLE_FOLDER SCHEME RESULTS_FOLDER`. Writes `project.qgz` and `map.png` into the results folder.
+Usage: `render.py SAMPLE_FOLDER SCHEME RESULTS_FOLDER`. Writes `project.qgz`, `map.png` (what comes out) and `steps.png`
+(what it came from) into the results folder.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from qgis.core import (
     QgsApplication,
+    QgsColorRampShader,
     QgsContrastEnhancement,
     QgsFillSymbol,
     QgsLayoutExporter,
@@ -27,18 +29,22 @@ from qgis.core import (
     QgsPrintLayout,
     QgsProject,
     QgsRasterLayer,
+    QgsRasterShader,
     QgsRectangle,
+    QgsSingleBandPseudoColorRenderer,
     QgsSingleSymbolRenderer,
+    QgsStyle,
     QgsTextFormat,
     QgsUnitTypes,
     QgsVectorLayer,
 )
 from qgis.PyQt.QtGui import QColor, QFont
 
-# The page, in millimetres: four square panels in a row, a title above, the legend below.
+# A page, in millimetres: square panels in a row, a title above, the legend below.
 PANEL, GAP, TOP, BOTTOM = 70.0, 4.0, 22.0, 24.0
-PAGE = (4 * PANEL + 5 * GAP, TOP + PANEL + BOTTOM)
 DPI = 200
+SHOWN_HEADS = 2
+SOURCES = "Eastern Shore of Virginia, USA. Contains modified Copernicus Sentinel data 2016."
 
 
 def true_colour(path: Path) -> QgsRasterLayer:
@@ -77,6 +83,46 @@ def with_classes(layer: QgsRasterLayer, scheme: Path) -> QgsRasterLayer:
     return layer
 
 
+def as_ramp(path: Path, band: int, name: str) -> QgsRasterLayer:
+    """One band, dark to bright between its 2nd and 98th percentile."""
+    layer = QgsRasterLayer(str(path), name)
+    low, high = layer.dataProvider().cumulativeCut(band, 0.02, 0.98)
+    function = QgsColorRampShader(low, high, QgsStyle.defaultStyle().colorRamp("Viridis"))
+    function.classifyColorRamp()
+    shader = QgsRasterShader()
+    shader.setRasterShaderFunction(function)
+    layer.setRenderer(QgsSingleBandPseudoColorRenderer(layer.dataProvider(), band, shader))
+    return layer
+
+
+def band_names(path: Path) -> list[str]:
+    """The descriptions of a raster's bands."""
+    layer = QgsRasterLayer(str(path), "")
+    provider = layer.dataProvider()
+    return [provider.generateBandName(n).split(": ", 1)[-1] for n in range(1, provider.bandCount() + 1)]
+
+
+def plainest_heads(path: Path) -> dict[str, tuple[str, QgsRasterLayer]]:
+    """The heads that follow a class most closely, with a title, by the class."""
+    spoken = []
+    for number, text in enumerate(band_names(path), start=1):
+        place, _, classes = text.partition(": ")
+        name, _, correlation = classes.split(", ")[0].rpartition(" ")
+        if name and correlation.startswith("+"):
+            spoken.append((float(correlation), name, number, place.split(", gate")[0]))
+    found: dict[str, tuple[str, QgsRasterLayer]] = {}
+    for correlation, name, number, head in sorted(spoken, reverse=True):
+        if name not in found and len(found) < SHOWN_HEADS:
+            found[name] = f"{head} ({name} {correlation:+.2f})", as_ramp(path, number, head)
+    return found
+
+
+def class_evidence(path: Path, classes: list[str]) -> list[tuple[str, QgsRasterLayer]]:
+    """The classifier's probabilities of some classes, with a title."""
+    bands = {name: number for number, name in enumerate(band_names(path), start=1)}
+    return [(f"Evidence of {name.lower()}", as_ramp(path, bands[name], name)) for name in classes]
+
+
 def tile_outlines(path: Path) -> QgsVectorLayer:
     """The tagged tiles as outlines."""
     layer = QgsVectorLayer(str(path), "Tagged tiles")
@@ -98,7 +144,7 @@ def label(layout, text: str, size: float, left: float, top: float, bold: bool = 
     item.setText(text)
     item.setFont(font(size, bold))
     layout.addLayoutItem(item)
-    place(item, left, top, PAGE[0] - left, 0.6 * size)
+    place(item, left, top, 4 * PANEL, 0.6 * size)
 
 
 def font(size: float, bold: bool = False) -> QFont:
@@ -129,8 +175,8 @@ def square(extent):
     return QgsRectangle(centre.x() - half, centre.y() - half, centre.x() + half, centre.y() + half)
 
 
-def legend(layout, layer) -> None:
-    """The classes of the map, in a row below the panels."""
+def legend(layout, layer, width: float) -> None:
+    """The classes of the map, in a row of some width (mm) below the panels."""
     item = QgsLayoutItemLegend(layout)
     item.setAutoUpdateModel(False)
     root = item.model().rootGroup()
@@ -146,11 +192,11 @@ def legend(layout, layer) -> None:
     for style in (QgsLegendStyle.Style.SymbolLabel, QgsLegendStyle.Style.Subgroup):
         item.setStyleFont(style, font(7.5))
     layout.addLayoutItem(item)
-    place(item, GAP, TOP + PANEL + 2, PAGE[0] - 60, 10)
+    place(item, GAP, TOP + PANEL + 2, width, 10)
 
 
-def scale_bar(layout, map_item) -> None:
-    """A scale bar below the last panel."""
+def scale_bar(layout, map_item, right: float) -> None:
+    """A scale bar below the panels, up to some way from the left (mm)."""
     item = QgsLayoutItemScaleBar(layout)
     item.setLinkedMap(map_item)
     item.applyDefaultSize()
@@ -162,34 +208,50 @@ def scale_bar(layout, map_item) -> None:
     item.setHeight(1.5)
     item.setTextFormat(QgsTextFormat.fromQFont(font(7)))
     layout.addLayoutItem(item)
-    place(item, PAGE[0] - 45, TOP + PANEL + 3, 40, 10)
+    place(item, right - 45, TOP + PANEL + 3, 40, 10)
 
 
-def compose(project: QgsProject, layers: dict, results: Path) -> QgsPrintLayout:
-    """The page of `map.png`."""
+def compose(project: QgsProject, title: str, panels: list, classes, sources: str) -> QgsPrintLayout:
+    """A page of panels, each with its title and its layers, above the legend of a class raster."""
     layout = QgsPrintLayout(project)
     layout.initializeDefaults()
-    layout.setName("Land cover from tags")
+    layout.setName(title)
     unit = QgsUnitTypes.LayoutUnit.LayoutMillimeters
-    layout.pageCollection().page(0).setPageSize(QgsLayoutSize(*PAGE, unit))
-    label(layout, "Land cover from tags: which classes occur in a tile, never where", 12, GAP, 4, bold=True)
-    extent = square(layers["scene"].extent())
-    panel(layout, "Sentinel-2 and the tagged tiles", [layers["tiles"], layers["scene"]], extent, 0)
-    panel(layout, "Pseudomask", [layers["pseudomask"]], extent, 1)
-    last = panel(layout, "Land cover", [layers["landcover"]], extent, 2)
-    panel(layout, "Reference (never used for training)", [layers["reference"]], extent, 3)
-    legend(layout, layers["landcover"])
-    scale_bar(layout, last)
-    sources = (
-        "Eastern Shore of Virginia, USA. Contains modified Copernicus Sentinel data 2016. "
-        "Reference: Dynamic World model."
-    )
-    label(layout, sources, 6, GAP, PAGE[1] - 6)
+    width, height = len(panels) * (PANEL + GAP) + GAP, TOP + PANEL + BOTTOM
+    layout.pageCollection().page(0).setPageSize(QgsLayoutSize(width, height, unit))
+    label(layout, title, 12, GAP, 4, bold=True)
+    extent = square(classes.extent())
+    items = [panel(layout, name, layers, extent, k) for k, (name, layers) in enumerate(panels)]
+    legend(layout, classes, width - 60)
+    scale_bar(layout, items[0], width)
+    label(layout, sources, 6, GAP, height - 6)
     return layout
 
 
+def pages(project: QgsProject, layers: dict, results: Path) -> dict[str, QgsPrintLayout]:
+    """What comes out, and what it came from, by the name of the picture."""
+    out = [
+        ("Sentinel-2 and the tagged tiles", [layers["tiles"], layers["scene"]]),
+        ("Pseudomask", [layers["pseudomask"]]),
+        ("Land cover", [layers["landcover"]]),
+        ("Reference (never used for training)", [layers["reference"]]),
+    ]
+    heads = plainest_heads(results / "heads.tif")
+    inside = [*heads.values(), *class_evidence(results / "evidence.tif", list(heads))]
+    project.addMapLayers([layer for _, layer in inside], False)
+    steps = [(name, [layer]) for name, layer in inside] + out[1:3]
+    title = "Land cover from tags: which classes occur in a tile, never where"
+    reference = f"{SOURCES} Reference: Dynamic World model."
+    inner = "What the map comes from: where single attention heads look, evidence of classes, pseudomask, refined map"
+    landcover = layers["landcover"]
+    return {
+        "map": compose(project, title, out, landcover, reference),
+        "steps": compose(project, inner, steps, landcover, SOURCES),
+    }
+
+
 def main() -> None:
-    """Write the project and the picture."""
+    """Write the project and the pictures."""
     sample, scheme, results = (Path(argument) for argument in sys.argv[1:])
     application = QgsApplication([], True)  # a graphical one, offscreen: text needs fonts
     application.initQgis()
@@ -210,11 +272,12 @@ def main() -> None:
         project.addMapLayer(layer, False)
         root.addLayer(layer).setItemVisibilityChecked(name in ("tiles", "landcover", "scene"))
     project.setCrs(layers["scene"].crs())
-    layout = compose(project, layers, results)
-    project.layoutManager().addLayout(layout)
-    picture = QgsLayoutExporter(layout).renderPageToImage(0, dpi=DPI)
-    if not (picture.save(str(results / "map.png")) and project.write(str(results / "project.qgz"))):
-        sys.exit("The picture or the project could not be written.")
+    for name, layout in pages(project, layers, results).items():
+        project.layoutManager().addLayout(layout)
+        if not QgsLayoutExporter(layout).renderPageToImage(0, dpi=DPI).save(str(results / f"{name}.png")):
+            sys.exit(f"The picture {name}.png could not be written.")
+    if not project.write(str(results / "project.qgz")):
+        sys.exit("The project could not be written.")
 
 
 if __name__ == "__main__":

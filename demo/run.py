@@ -113,6 +113,15 @@ def map_and_assess(qgis: QgisProcess, folder: Path) -> dict[str, dict[str, str]]
     return {"map": mapped, "pseudomask": first, "land cover": final}
 
 
+def look_inside(qgis: QgisProcess, folder: Path) -> None:
+    """What the map came from: where each head looks, and what the classifier alone says of each class."""
+    classifier = folder / "classifier.safetensors"
+    scene = [SAMPLE / "s2_10m.tif", SAMPLE / "s2_20m.tif"]
+    qgis.run("inspectheads", MODEL=classifier, SCENE=scene, OUTPUT=folder / "heads.tif")
+    evidence = {"OUTPUT": folder / "evidence_classes.tif", "PROBABILITIES": folder / "evidence.tif"}
+    qgis.run("predictlandcover", MODEL=classifier, SCENE=scene, **evidence)
+
+
 def draw(folder: Path) -> None:
     """Make the project and the picture with QGIS's own Python."""
     python = os.environ.get("QGIS_PYTHON", "/usr/bin/python3")
@@ -150,15 +159,17 @@ def main() -> None:
     build = Path(sys.argv[1]).resolve()
     folder = build / "demo"
     folder.mkdir(parents=True, exist_ok=True)
-    results = map_and_assess(QgisProcess(build), folder)
+    qgis = QgisProcess(build)
+    results = map_and_assess(qgis, folder)
+    look_inside(qgis, folder)
     draw(folder)
     say(table(results, time.monotonic() - start))
-    expected = [*OUTPUTS.values(), "report.html", "report.json", "project.qgz", "map.png"]
+    expected = [*OUTPUTS.values(), "report.html", "report.json", "project.qgz", "map.png", "steps.png"]
     missing = [name for name in expected if not (folder / name).is_file()]
     if missing:
         sys.exit(f"The demo did not write {', '.join(missing)}.")
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    say(f"\nThe map, its picture and its report are in {os.path.relpath(folder)}: open project.qgz in QGIS.")
+    say(f"\nThe map, its pictures and its report are in {os.path.relpath(folder)}: open project.qgz in QGIS.")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ _VECTOR = QgsProcessing.SourceType.TypeVectorAnyGeometry
 _POLYGON = QgsProcessing.SourceType.TypeVectorPolygon
 
 # Text parameters that hold several names, separated by commas.
-NAME_LISTS = frozenset({"BAND_NAMES", "BANDS", "CLASSES", "SHARES"})
+NAME_LISTS = frozenset({"BAND_NAMES", "BANDS", "CLASSES", "ENCODER_BANDS", "SHARES"})
 
 
 def advanced(parameters):

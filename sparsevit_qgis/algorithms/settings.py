@@ -156,6 +156,25 @@ def classifier():
         ),
         *advanced(
             [
+                fields.file(
+                    "ENCODER_WEIGHTS",
+                    tr("Pretrained encoder"),
+                    tr(
+                        "Weights of a pretrained vision transformer by timm's names (.safetensors, .pth), such as "
+                        "those of SSL4EO-S12. It replaces the size chosen above; patches, position grid and bands are "
+                        "fitted to the tiles. Leave empty to start from random weights."
+                    ),
+                    tr("Weights (*.safetensors *.pth)"),
+                    optional=True,
+                ),
+                fields.text(
+                    "ENCODER_BANDS",
+                    tr("Bands of the pretrained encoder"),
+                    tr(
+                        "Names of its input bands in order, separated by commas, spelt as those of the scene. Leave "
+                        "empty if it has 2 (VV, VH), 3 (B04, B03, B02), 12 (Sentinel-2 L2A) or 13 (L1C)."
+                    ),
+                ),
                 number(
                     "PATCH_SIZE_M",
                     tr("Patch size (m)"),

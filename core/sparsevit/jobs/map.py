@@ -16,6 +16,7 @@ from sparsevit.labels.settings import TagSettings
 from sparsevit.mapping.predict import MappingSettings
 from sparsevit.models.edges import EdgeSettings
 from sparsevit.models.hardware import HardwareSettings
+from sparsevit.models.pretrained import PretrainedSettings
 from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
 from sparsevit.training.classifier import ClassifierSettings
@@ -53,6 +54,7 @@ class MapRequest(Request):
     tiling: TilingSettings = TilingSettings()
     tagging: TagSettings = TagSettings()
     classifier: ClassifierSettings = ClassifierSettings()
+    pretrained: PretrainedSettings = PretrainedSettings()
     budget: BudgetSettings = BudgetSettings()
     training: TrainingSettings = TrainingSettings()
     pseudomasks: PseudomaskSettings = PseudomaskSettings()

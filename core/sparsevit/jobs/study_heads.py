@@ -18,6 +18,7 @@ from sparsevit.jobs.base import Job, Request, Result, absolute
 from sparsevit.jobs.group import on_devices
 from sparsevit.labels.mapping import code_table, load_mapping
 from sparsevit.models.hardware import HardwareSettings
+from sparsevit.models.pretrained import PretrainedSettings
 from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
 from sparsevit.training import group
@@ -25,6 +26,7 @@ from sparsevit.training.classifier import ClassifierSettings, architecture_for
 from sparsevit.training.head_study import ALL_HEADS, StudyPoint, Truth, study_heads
 from sparsevit.training.loop import TrainingSettings, make_fabric
 from sparsevit.training.refinement import RefinementSettings
+from sparsevit.training.start import read_start
 from sparsevit.training.tagged import TrainingData, load_training_data
 
 
@@ -50,6 +52,7 @@ class StudyHeadsRequest(Request):
         default=False, description="Also refine every variant and score its final map; takes many times as long."
     )
     classifier: ClassifierSettings = ClassifierSettings()
+    pretrained: PretrainedSettings = PretrainedSettings()
     refinement: RefinementSettings = RefinementSettings()
     training: TrainingSettings = TrainingSettings()
     hardware: HardwareSettings = HardwareSettings()
@@ -95,17 +98,20 @@ def run(request: StudyHeadsRequest, reporter: Reporter) -> StudyHeadsResult:
             "Cut tiles with a larger 'validation_share', and tag them.",
         )
     shares = sorted(set(request.shares), reverse=True)
+    start = read_start(request.pretrained, data.bands, reporter)
+    classes, settings = len(data.scheme.classes), request.classifier
     points = study_heads(
-        architecture_for(len(data.bands), len(data.scheme.classes), data.side, data.gsd, request.classifier),
+        architecture_for(len(data.bands), classes, data.side, data.gsd, settings, start),
         data.train,
         data.validation,
         _truth(request, data),
         shares,
         request.seeds,
-        request.classifier,
+        settings,
         request.training,
         make_fabric(request.hardware),
         reporter.part(0.02, 1),
+        start,
     )
     rows = summary(points)
     provenance = {
@@ -113,7 +119,7 @@ def run(request: StudyHeadsRequest, reporter: Reporter) -> StudyHeadsResult:
         "Tiles": f"{len(data.train)} to learn from, {len(data.validation)} held out in blocks of their own",
         "Classes": ", ".join(data.scheme.names),
         "Bands": ", ".join(data.bands),
-        "Transformer": f"{request.classifier.preset}, {rows[0].heads} heads",
+        "Transformer": f"{start.encoder.name if start else settings.preset}, {rows[0].heads} heads",
         "Reference": request.reference.name if request.reference else "none: only tags were scored",
     }
     if group.rank() == 0:

@@ -14,6 +14,7 @@ from sparsevit.jobs.base import Job, Request, Result, absolute
 from sparsevit.jobs.group import on_devices
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.model_file import ModelCard, parameter_count, save_model
+from sparsevit.models.pretrained import PretrainedSettings
 from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
 from sparsevit.training import group
@@ -21,6 +22,7 @@ from sparsevit.training.checkpoint import fingerprint
 from sparsevit.training.classifier import ClassifierSettings, TrainedClassifier, architecture_for, train_classifier
 from sparsevit.training.head_budget import BudgetSettings
 from sparsevit.training.loop import TrainingSettings, make_fabric
+from sparsevit.training.start import read_start
 from sparsevit.training.tagged import load_training_data
 from sparsevit.training.tiles import band_statistics
 
@@ -33,6 +35,7 @@ class TrainRequest(Request):
     classes: list[str] = Field(default=[], description="Only these classes (names); all tagged ones if empty.")
     bands: list[str] = Field(default=[], description="Only these bands (names); all if empty.")
     classifier: ClassifierSettings = ClassifierSettings()
+    pretrained: PretrainedSettings = PretrainedSettings()
     budget: BudgetSettings = BudgetSettings()
     training: TrainingSettings = TrainingSettings()
     checkpoints: Path | None = Field(
@@ -73,7 +76,8 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
     index = read_tile_index(request.tiles)
     data = load_training_data(index, request.scene, request.classes, request.bands, reporter.part(0, 0.05))
     settings = request.classifier
-    architecture = architecture_for(len(data.bands), len(data.scheme.classes), data.side, data.gsd, settings)
+    start = read_start(request.pretrained, data.bands, reporter)
+    architecture = architecture_for(len(data.bands), len(data.scheme.classes), data.side, data.gsd, settings, start)
     trained = train_classifier(
         architecture,
         band_statistics(data.train.store),
@@ -85,6 +89,7 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
         make_fabric(request.hardware),
         reporter.part(0.05, 1),
         request.checkpoints,
+        start,
     )
     metrics = _metrics(trained)
     card = ModelCard(
@@ -97,7 +102,12 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
         trained.head_mask,
         fingerprint(data.train.tags.tolist(), index.scene, data.bands),
         {k: v for k, v in metrics.items() if v is not None},
-        {"classifier": asdict(settings), "budget": asdict(request.budget), "training": asdict(request.training)},
+        {
+            "classifier": asdict(settings),
+            "encoder": start.encoder.name if start else "",
+            "budget": asdict(request.budget),
+            "training": asdict(request.training),
+        },
         trained.head_gates,
     )
     if group.rank() == 0:

@@ -36,6 +36,7 @@ class ViTConfig:
         mlp_width: Hidden width of the MLPs.
         token_maps: Whether patch tokens have their own class logits (not in the published model).
         embed_std: Standard deviation of the initial class token and position embedding.
+        qkv_bias: Whether queries, keys and values have a bias.
     """
 
     channels: int
@@ -48,6 +49,7 @@ class ViTConfig:
     mlp_width: int
     token_maps: bool = True
     embed_std: float = 0.02
+    qkv_bias: bool = False
 
     @property
     def grid(self) -> int:
@@ -155,10 +157,10 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, config: ViTConfig, heads: int, qkv_bias: bool = False) -> None:
+    def __init__(self, config: ViTConfig, heads: int) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.width)
-        self.attn = GatedAttention(config.width, heads, config.head_width, qkv_bias)
+        self.attn = GatedAttention(config.width, heads, config.head_width, config.qkv_bias)
         self.norm2 = nn.LayerNorm(config.width)
         self.mlp = Mlp(config.width, config.mlp_width)
 

@@ -54,7 +54,6 @@ class WeakTrConfig:
         affinity: Along what the coarse map is spread: the `attention` between patches, as published, or the
             `similarity` of their queries and keys, see `attention_fusion.patch_similarity`.
         detached: Whether the loss of the fine map stops at the fusion.
-        qkv_bias: Whether queries, keys and values have a bias.
     """
 
     vit: ViTConfig
@@ -63,7 +62,6 @@ class WeakTrConfig:
     mode: FusionMode = "repaired"
     affinity: Affinity = "similarity"
     detached: bool = False
-    qkv_bias: bool = True
 
 
 class WeakTrOutput(NamedTuple):
@@ -119,7 +117,7 @@ class WeakTr(GatedTransformer):
         self.patch_embed = nn.Conv2d(vit.channels, vit.width, vit.patch, vit.patch)
         self.class_tokens = nn.Parameter(torch.randn(1, vit.classes, vit.width) * vit.embed_std)
         self.pos_embed = nn.Parameter(torch.randn(1, vit.classes + vit.grid**2, vit.width) * vit.embed_std)
-        self.blocks = nn.ModuleList(Block(vit, heads, config.qkv_bias) for heads in vit.heads)
+        self.blocks = nn.ModuleList(Block(vit, heads) for heads in vit.heads)
         self.cam_head = nn.Conv2d(vit.width, vit.classes, 3, padding=1)
         self.fusion = AttentionFusion(sum(vit.heads), vit.head_width, config.fusion_hidden, config.feature_hidden)
         self.fine_head = FineHead(vit.classes) if config.mode == "repaired" else None
@@ -255,7 +253,7 @@ def weaktr_config(vit: ViTConfig, mode: FusionMode = "repaired", reduction: int 
         reduction: How much narrower the bottlenecks of the fusion are.
     """
     return WeakTrConfig(
-        vit=replace(vit, token_maps=False),
+        vit=replace(vit, token_maps=False, qkv_bias=True),  # as published
         fusion_hidden=max(sum(vit.heads) // reduction, LEAST_HIDDEN),
         feature_hidden=max(vit.head_width // reduction, 1),
         mode=mode,

@@ -27,6 +27,7 @@ from sparsevit.training.head_budget import BudgetSettings, HeadBudget, heads_to_
 from sparsevit.training.loop import Phase, TrainingSettings, fit, parameter_groups, seed_for
 from sparsevit.training.losses import balance, class_fractions, fraction_loss, tag_loss, tag_probability
 from sparsevit.training.metrics import TagScores, tag_scores
+from sparsevit.training.start import Start
 from sparsevit.training.tiles import TaggedTiles
 from sparsevit.training.weaktr import faithful_loss, repaired_loss
 
@@ -313,6 +314,7 @@ def train_classifier(
     fabric: Fabric,
     reporter: Reporter,
     folder: Path | None = None,
+    start: Start | None = None,
 ) -> TrainedClassifier:
     """Train on tags: spectral network; dense transformer; gates; fine-tuning; controls.
 
@@ -327,8 +329,9 @@ def train_classifier(
         fabric: Device and precision.
         reporter: Progress and metrics.
         folder: Folder of checkpoints; none to keep none.
+        start: See `untrained`.
     """
-    model = untrained(architecture, statistics, training.seed, fabric)
+    model = untrained(architecture, statistics, training.seed, fabric, start)
     run = ClassifierTraining(model, tiles, training, fabric, folder)
     share = 0.55 if budget.controls else 0.9
     run.spectral(settings.spectral_epochs, reporter.part(0, 0.1, "spectral network"))
@@ -379,11 +382,21 @@ def set_peaks(model: LandCoverModel, network: WeakTr, tiles: TaggedTiles, fabric
 
 
 def untrained(
-    architecture: Architecture, statistics: tuple[Tensor, Tensor], seed: int, fabric: Fabric
+    architecture: Architecture, statistics: tuple[Tensor, Tensor], seed: int, fabric: Fabric, start: Start | None = None
 ) -> LandCoverModel:
-    """A model before training, with the mean and standard deviation of each band `[C]`."""
+    """A model before training.
+
+    Args:
+        architecture: Its networks.
+        statistics: Mean and standard deviation of each band `[C]`.
+        seed: Of the random weights.
+        fabric: Device and precision.
+        start: What the transformer starts from; random weights if left out.
+    """
     torch.manual_seed(seed)
     model = LandCoverModel(architecture)
+    if start and model.vit is not None:
+        start.give_to(model.vit)
     model.mean.copy_(statistics[0])
     model.std.copy_(statistics[1])
     fabric.to_device(model)
@@ -398,7 +411,14 @@ def vit_scores(
     return tag_scores(logits, validation.tags, loss)
 
 
-def architecture_for(channels: int, classes: int, tile: int, gsd: float, settings: ClassifierSettings) -> Architecture:
+def architecture_for(
+    channels: int,
+    classes: int,
+    tile: int,
+    gsd: float,
+    settings: ClassifierSettings,
+    start: Start | None = None,
+) -> Architecture:
     """The networks of a classifier: a transformer of the preset and the spectral network, equally weighted.
 
     Args:
@@ -407,11 +427,12 @@ def architecture_for(channels: int, classes: int, tile: int, gsd: float, setting
         tile: Side of a tile (pixels).
         gsd: Ground sampling distance (m).
         settings: Preset and patch size.
+        start: Pretrained encoder, whose shape takes the place of the preset's.
 
     Raises:
         InputError: The preset needs tiles of another size.
     """
-    if settings.preset == "reference" and tile != REFERENCE_TILE:
+    if start is None and settings.preset == "reference" and tile != REFERENCE_TILE:
         raise InputError(
             f"The preset 'reference' needs tiles of {REFERENCE_TILE} pixels, these have {tile}.",
             "preset",
@@ -421,7 +442,10 @@ def architecture_for(channels: int, classes: int, tile: int, gsd: float, setting
     patch = min(
         (p for p in range(1, tile + 1) if tile % p == 0), key=lambda p: abs(p - wanted)
     )  # a whole number of patches
-    gated = preset_config(settings.preset, channels, classes, tile, patch)
+    if start is None:
+        gated = preset_config(settings.preset, channels, classes, tile, patch)
+    else:
+        gated = start.encoder.config(channels, classes, tile, patch)
     vit: ViTConfig | WeakTrConfig = gated
     if settings.network != "gated":
         vit = weaktr_config(gated, "faithful" if settings.network == "weaktr_faithful" else "repaired")

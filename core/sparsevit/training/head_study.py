@@ -17,6 +17,7 @@ from sparsevit.training.classifier import ClassifierSettings, ClassifierTraining
 from sparsevit.training.head_budget import best_mask, heads_to_keep, random_mask
 from sparsevit.training.loop import TrainingSettings
 from sparsevit.training.refinement import IGNORE, RefinementSettings, refine, restricted_masks
+from sparsevit.training.start import Start
 from sparsevit.training.tiles import TaggedTiles, band_statistics
 
 from torchmetrics.functional.classification import multiclass_jaccard_index  # isort: skip
@@ -73,6 +74,7 @@ def study_heads(
     training: TrainingSettings,
     fabric: Fabric,
     reporter: Reporter,
+    start: Start | None = None,
 ) -> list[StudyPoint]:
     """Train one dense transformer per seed, and go on with fewer and fewer of its heads.
 
@@ -90,11 +92,12 @@ def study_heads(
         training: Optimiser, batch, first seed.
         fabric: Device and precision.
         reporter: Progress.
+        start: What the dense transformers start from; random weights if left out.
     """
     points: list[StudyPoint] = []
     for k in range(seeds):
         part = reporter.part(k / seeds, (k + 1) / seeds, f"seed {k + 1} of {seeds}")
-        study = SeedStudy(architecture, tiles, validation, truth, settings, training.seed + k, training, fabric)
+        study = SeedStudy(architecture, tiles, validation, truth, settings, training.seed + k, training, fabric, start)
         points += study.run(shares, part)
     reporter.progress(1.0)
     return points
@@ -113,10 +116,11 @@ class SeedStudy:
         seed: int,
         training: TrainingSettings,
         fabric: Fabric,
+        start: Start | None = None,
     ) -> None:
         self.tiles, self.validation, self.truth, self.settings, self.fabric = tiles, validation, truth, settings, fabric
         self.training = replace(training, seed=seed)
-        self.model = untrained(architecture, band_statistics(tiles.store), seed, fabric)
+        self.model = untrained(architecture, band_statistics(tiles.store), seed, fabric, start)
         self.phases = ClassifierTraining(self.model, tiles, self.training, fabric, None)
 
     def run(self, shares: list[float], reporter: Reporter) -> Iterator[StudyPoint]:
