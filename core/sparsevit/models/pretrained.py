@@ -8,10 +8,10 @@ position grid and input bands are fitted to the scene; what does not fit otherwi
 from __future__ import annotations
 
 import math
-import pickle  # nosec B403: only the name of an error; files are read by torch's loader for weights alone
 from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
+from pickle import UnpicklingError  # nosec B403: only the error; torch reads tensors and plain values alone
 from typing import Any
 
 import torch
@@ -183,7 +183,7 @@ def _read(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         data = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, EOFError, RuntimeError, pickle.UnpicklingError) as err:
+    except (SafetensorError, OSError, EOFError, RuntimeError, UnpicklingError) as err:
         reason = str(err).splitlines()[0] if str(err) else type(err).__name__
         raise InputError(
             f"{path} cannot be read as weights alone ({reason}).",
