@@ -31,8 +31,9 @@ import torch
 
 from sparsevit.assessment.accuracy import accuracy, count_pairs
 from sparsevit.geodata.categorical import categories_on, translate
+from sparsevit.geodata.legend import load_scheme
 from sparsevit.geodata.scene import open_scene
-from sparsevit.geodata.tile_index import read_tile_index
+from sparsevit.geodata.tile_index import TileIndex, read_tile_index
 from sparsevit.geodata.tile_masks import read_tile_masks
 from sparsevit.jobs import get_job
 from sparsevit.jobs.base import Result
@@ -76,9 +77,28 @@ truth.
 
 
 class Trial:
-    """One seed: the shared tiles, the classifier trained on their tags, and the maps made from both."""
+    """One seed: the shared tiles, the classifier trained on their tags, and the maps made from both.
 
-    def __init__(self, data: Path, folder: Path, seed: int, split_seed: int, epochs: float) -> None:
+    Args:
+        data: Folder of the development scene.
+        folder: Folder for all that is written.
+        seed: Of everything random but the blocks.
+        split_seed: Of the blocks.
+        epochs: Scale of all epochs.
+        retag: Changes the tagged tile index as users might; it stays as it is if left out.
+        tiling: Settings of the tiles beside the split.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        folder: Path,
+        seed: int,
+        split_seed: int,
+        epochs: float,
+        retag: Callable[[TileIndex], TileIndex] | None = None,
+        **tiling: Any,
+    ) -> None:
         self.folder, self.seed, self.epochs = folder, seed, epochs
         self.scene = [data / "s2_l1c_10m.tif", data / "s2_l1c_20m.tif"]
         self.truth = data / "label_dfc_north.tif"
@@ -87,8 +107,10 @@ class Trial:
             t = src.transform
             self.extent = (t.c, t.f + NORTH_ROWS * t.e, t.c + src.width * t.a, t.f)
         split = {"validation_share": 0.15, "test_share": 0.25, "split_seed": split_seed}
-        self.job("tiles", scene=self.scene, extent=self.extent, output=self.tiles, **split)
+        self.job("tiles", scene=self.scene, extent=self.extent, output=self.tiles, **split, **tiling)
         self.job("tag", tiles=self.tiles, scheme=SCHEME, source="raster", raster=self.truth)
+        if retag:
+            retag(read_tile_index(self.tiles)).write(self.tiles)
         self.data = load_training_data(read_tile_index(self.tiles), [], [], [], Reporter())
         self.scheme = self.data.scheme
         self.classifier = folder / "classifier.safetensors"
@@ -98,10 +120,17 @@ class Trial:
         self.job("train", tiles=self.tiles, output=self.classifier, seed=seed, controls=False, **scaled)
         self.seconds = time.monotonic() - begun
         self.model, self.card = load_model(self.classifier)
-        # The published recipe reads the last block, of which a small head budget may leave nothing.
-        self.unpruned = folder / "unpruned.safetensors"
-        whole = {"epochs": scaled["epochs"], "spectral_epochs": 1, "heads_kept": 1.0}
-        self.job("train", tiles=self.tiles, output=self.unpruned, seed=seed, controls=False, **whole)
+
+    def unpruned(self) -> Path:
+        """The classifier with all heads; trained once.
+
+        The published recipe reads the last block, of which a small head budget may leave nothing.
+        """
+        path = self.folder / "unpruned.safetensors"
+        if not path.exists():
+            whole = {"epochs": self.scaled(ClassifierSettings().epochs), "spectral_epochs": 1, "heads_kept": 1.0}
+            self.job("train", tiles=self.tiles, output=path, seed=self.seed, controls=False, **whole)
+        return path
 
     def tile_counts(self) -> dict[str, int]:
         """Number of tiles in each split."""
@@ -119,7 +148,8 @@ class Trial:
     def scores(self, raster: Path) -> dict[str, float]:
         """Scores of a class raster on the test blocks; unlabelled pixels count as wrong."""
         index = read_tile_index(self.tiles).in_split("test")
-        table = {code: k for k, code in enumerate(self.scheme.codes)}
+        # All classes of the scheme: what no tile is tagged with is missed, not left out.
+        table = {code: k for k, code in enumerate(load_scheme(SCHEME).codes)}
         classes = len(table)
         confusion = np.zeros((classes + 1, classes + 1), np.int64)
         with (
@@ -220,13 +250,13 @@ def rows(trial: Trial) -> list[Row]:
         (
             "pseudomask, published recipe, all heads",
             "control",
-            lambda: trial.pseudomask(trial.unpruned, "recipe_all", **recipe),
+            lambda: trial.pseudomask(trial.unpruned(), "recipe_all", **recipe),
             True,
         ),
         (
             "pseudomask, clusters by assignment, all heads",
             "ablation",
-            lambda: trial.pseudomask(trial.unpruned, "named_all", **named),
+            lambda: trial.pseudomask(trial.unpruned(), "named_all", **named),
             True,
         ),
         ("transformer alone", "ablation", lambda: trial.network("transformer", {"vit": 1.0}), True),
@@ -319,10 +349,13 @@ def summary(seeds: list[dict[str, dict[str, float | str]]]) -> list[dict[str, fl
     return out
 
 
-def publish(results: dict[str, Any]) -> None:
-    """Write the table into the documentation."""
+def publish(parts: list[dict[str, Any]]) -> None:
+    """Write the table into the documentation; seeds may have been run apart."""
+    if any(part[name] != parts[0][name] for part in parts for name in ("split_seed", "epochs", "tiles")):
+        raise SystemExit("The results are of different blocks or epochs: publish those of one setting.")
+    results = parts[0] | {"seeds": [seed for part in parts for seed in part["seeds"]]}
     rows = []
-    for row in results["rows"]:
+    for row in summary([run for part in parts for run in part["runs"]]):
         kept = {name: row[name] for name in ("name", "role", "miou_mean", "miou_sd", "oa_mean", "aa_mean")}
         rows.append(kept | {"seconds": row["seconds_mean"]})
     data = {name: results[name] for name in ("split_seed", "seeds", "epochs", "tiles")} | {"rows": rows}
@@ -346,10 +379,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=1.0, help="scale of all epochs, for a trial run")
     parser.add_argument("--rows", nargs="+", default=[], help="only the rows of these names")
     parser.add_argument("--output", type=Path, default=ROOT / "build/quality.json")
-    parser.add_argument("--publish", type=Path, help="only write the documentation from these results")
+    parser.add_argument("--publish", type=Path, nargs="+", help="only write the documentation from these results")
     options = parser.parse_args()
     if options.publish:
-        publish(json.loads(options.publish.read_text(encoding="utf-8")))
+        publish([json.loads(path.read_text(encoding="utf-8")) for path in options.publish])
         return
     if not options.data.is_dir():
         raise SystemExit(f"{options.data} does not exist: the table needs the development scene.")
