@@ -47,7 +47,7 @@ from sparsevit.training.refinement import RefinementSettings, epochs_of, joined,
 from sparsevit.training.tagged import load_training_data
 
 NORTH_ROWS = 1024
-SPLIT_SEED = 2
+SPLIT_SEED = 3
 """Settings were chosen on the blocks of split seed 0; of those that this one holds out, 7 in 8 were not among them."""
 SEEN_SHARE = 0.002
 """Classes with a smaller share of the scored pixels do not count: their IoU is noise."""

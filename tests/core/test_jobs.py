@@ -270,7 +270,7 @@ def test_training_moves_the_weights_of_the_radar_bands(radar: Path) -> None:
     assert model.vit is not None and start.vit is not None
     for band in ("VV", "VH", "B08"):
         k = card.bands.index(band)
-        moved = (model.vit.patch_embed.weight[:, k] - start.vit.patch_embed.weight[:, k]).abs().mean()
+        moved = (model.vit.patch_embed[0].weight[:, k] - start.vit.patch_embed[0].weight[:, k]).abs().mean()
         assert moved > 1e-4, band
 
 

@@ -83,7 +83,7 @@ def refined(
 
 @pytest.fixture(scope="module")
 def perfect(classifier: LandCoverModel, fabric: Fabric) -> Refinement:
-    return refined(classifier, fabric, MASKS)
+    return refined(classifier, fabric, MASKS, refine_epochs=12)
 
 
 def test_perfect_masks_of_a_separable_set_are_not_made_worse(classifier: LandCoverModel, perfect: Refinement) -> None:

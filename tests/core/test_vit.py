@@ -13,7 +13,7 @@ from torch import Tensor
 from sparsevit.models.gates import GateMode
 from sparsevit.models.model_file import parameter_count
 from sparsevit.models.spectral import SpectralNetwork
-from sparsevit.models.vit import PRESETS, GatedAttention, SparseViT, ViTConfig, preset_config
+from sparsevit.models.vit import PRESETS, GatedAttention, SparseViT, ViTConfig, patch_embedding, preset_config
 from sparsevit.weak.attention import class_attention, head_maps, open_heads
 
 WIDTH, HEADS, HEAD_WIDTH = 12, 4, 5  # 4 · 5 ≠ 12: nothing may rely on heads · head width = width
@@ -88,6 +88,20 @@ def test_one_embedding_of_all_bands_is_the_sum_of_one_per_sensor() -> None:
     first[:, 2:], second[:, :2] = 0, 0
     bias = embed.bias[None, :, None, None]
     torch.testing.assert_close(embed(x), embed(first) + embed(second) - bias)
+
+
+def test_a_stem_sees_two_pixels_beyond_the_patch() -> None:
+    torch.manual_seed(0)
+    embed, x = patch_embedding(replace(SMALL, stem_width=6)).eval(), tiles()
+    assert embed(x).shape == (2, WIDTH, 3, 3)
+    for row, seen in ((1, False), (2, True), (9, True), (10, False)):  # the middle patches are rows 4 to 7
+        changed = x.clone()
+        changed[:, :, row, 5] += 1
+        assert bool((embed(changed) != embed(x))[:, :, 1, 1].any()) == seen, row
+
+
+def test_only_the_published_preset_has_linear_patches() -> None:
+    assert [n for n in PRESETS if preset_config(n, 4, 3, 32, 8).stem_width == 0] == ["reference"]
 
 
 def test_a_larger_tile_has_a_larger_class_map() -> None:

@@ -19,7 +19,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsevit.errors import InputError
 from sparsevit.models import torchvision_compat  # noqa: F401 (before timm)
@@ -154,6 +154,7 @@ def start_from(network: SparseViT | WeakTr, encoder: PretrainedEncoder, bands: l
     tokens = vit.classes if isinstance(network, WeakTr) else 1
     weights = encoder.weights
     kernel = resample_patch_embed(weights[PATCH_KERNEL].float(), [vit.patch, vit.patch])
+    assert isinstance(network.patch_embed, nn.Conv2d)
     embedded = network.patch_embed.weight.detach().clone()
     for k, band in enumerate(bands):
         if band in encoder.bands:

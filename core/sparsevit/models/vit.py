@@ -1,7 +1,8 @@
 """A vision transformer whose attention heads carry gates, with tags on the class token and class maps on the patches.
 
-Method: Hanna, Mommert & Borth 2023 (sparse multimodal ViT). One linear patch embedding over all channels is the same
-map as the sum of one embedding per sensor, so early fusion of sensors is simply a stack with more bands.
+Method: Hanna, Mommert & Borth 2023 (sparse multimodal ViT). One linear embedding over all channels is the same map as
+the sum of one embedding per sensor, so early fusion of sensors is simply a stack with more bands. The presets for small
+data see each pixel's neighbourhood before they cut patches (Xiao et al. 2021, arXiv 2106.14881).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class ViTConfig:
         token_maps: Whether patch tokens have their own class logits (not in the published model).
         embed_std: Standard deviation of the initial class token and position embedding.
         qkv_bias: Whether queries, keys and values have a bias.
+        stem_width: Channels of two 3 × 3 convolutions before the patches; 0 for linear patches, as published.
     """
 
     channels: int
@@ -50,6 +52,7 @@ class ViTConfig:
     token_maps: bool = True
     embed_std: float = 0.02
     qkv_bias: bool = False
+    stem_width: int = 0
 
     @property
     def grid(self) -> int:
@@ -154,6 +157,18 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
         return nn.Linear(inputs, outputs, bias)
 
 
+def patch_embedding(config: ViTConfig) -> nn.Module:
+    """Tiles `[B, C, H, W]` to the tokens of their patches `[B, width, h, w]`: linear, or after a stem on pixels."""
+    patches = nn.Conv2d(config.stem_width or config.channels, config.width, config.patch, config.patch)
+    if not config.stem_width:
+        return patches
+    layers: list[nn.Module] = []
+    for channels in (config.channels, config.stem_width):
+        convolution = nn.Conv2d(channels, config.stem_width, 3, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(config.stem_width), nn.GELU()]
+    return nn.Sequential(*layers, patches)
+
+
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
@@ -226,7 +241,7 @@ class SparseViT(GatedTransformer):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embed = nn.Conv2d(config.channels, config.width, config.patch, config.patch)
+        self.patch_embed = patch_embedding(config)
         self.cls_token = nn.Parameter(torch.randn(1, 1, config.width) * config.embed_std)
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + config.grid**2, config.width) * config.embed_std)
         self.blocks = nn.ModuleList(Block(config, h) for h in config.heads)
@@ -296,20 +311,21 @@ class SparseViT(GatedTransformer):
 
 @dataclass(frozen=True)
 class Preset:
-    """A named size: width, blocks, heads per block, head width, MLP width."""
+    """A named size: width, blocks, heads per block, head width, MLP width, width of the stem."""
 
     width: int
     depth: int
     heads: int
     head_width: int
     mlp_width: int
+    stem_width: int
 
 
 PRESETS = {
-    "tiny": Preset(128, 6, 4, 32, 256),
-    "small": Preset(256, 8, 8, 32, 1024),
-    "base": Preset(768, 12, 12, 64, 3072),
-    "reference": Preset(1024, 12, 16, 64, 2048),
+    "tiny": Preset(128, 6, 4, 32, 256, 32),
+    "small": Preset(256, 8, 8, 32, 1024, 32),
+    "base": Preset(768, 12, 12, 64, 3072, 64),
+    "reference": Preset(1024, 12, 16, 64, 2048, 0),
 }
 REFERENCE_TILE, REFERENCE_PATCH = 224, 14
 
@@ -321,4 +337,5 @@ def preset_config(name: str, channels: int, classes: int, tile: int, patch: int)
     if name == "reference":
         tile, patch = REFERENCE_TILE, REFERENCE_PATCH
         return ViTConfig(channels, classes, tile, patch, p.width, heads, p.head_width, p.mlp_width, False, 1.0)
-    return ViTConfig(channels, classes, tile, patch, p.width, heads, p.head_width, p.mlp_width)
+    shape = (p.width, heads, p.head_width, p.mlp_width)
+    return ViTConfig(channels, classes, tile, patch, *shape, stem_width=p.stem_width)

@@ -32,7 +32,7 @@ from sparsevit.models.attention_fusion import (
     patch_similarity,
     split_attention,
 )
-from sparsevit.models.vit import Block, GatedTransformer, HeadStates, ViTConfig
+from sparsevit.models.vit import Block, GatedTransformer, HeadStates, ViTConfig, patch_embedding
 
 FusionMode = Literal["faithful", "repaired"]
 Affinity = Literal["attention", "similarity"]
@@ -114,7 +114,7 @@ class WeakTr(GatedTransformer):
         super().__init__()
         self.config = config
         vit = config.vit
-        self.patch_embed = nn.Conv2d(vit.channels, vit.width, vit.patch, vit.patch)
+        self.patch_embed = patch_embedding(vit)
         self.class_tokens = nn.Parameter(torch.randn(1, vit.classes, vit.width) * vit.embed_std)
         self.pos_embed = nn.Parameter(torch.randn(1, vit.classes + vit.grid**2, vit.width) * vit.embed_std)
         self.blocks = nn.ModuleList(Block(vit, heads) for heads in vit.heads)
