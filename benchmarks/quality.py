@@ -31,7 +31,7 @@ import torch
 
 from sparsevit.assessment.accuracy import accuracy, count_pairs
 from sparsevit.geodata.categorical import categories_on, translate
-from sparsevit.geodata.legend import load_scheme
+from sparsevit.geodata.legend import NODATA, load_scheme
 from sparsevit.geodata.scene import open_scene
 from sparsevit.geodata.tile_index import TileIndex, read_tile_index
 from sparsevit.geodata.tile_masks import read_tile_masks
@@ -40,11 +40,16 @@ from sparsevit.jobs.base import Result
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.model_file import load_model, save_model
+from sparsevit.models.vit import SparseViT
 from sparsevit.reporting import Reporter
 from sparsevit.training.classifier import ClassifierSettings
 from sparsevit.training.loop import TrainingSettings, make_fabric
 from sparsevit.training.refinement import RefinementSettings, epochs_of, joined, train_decoder
 from sparsevit.training.tagged import load_training_data
+from sparsevit.training.tiles import load_tiles
+from sparsevit.weak.attention import head_maps
+from sparsevit.weak.clusters import binarise, cluster_heads, fill_nearest, paint
+from sparsevit.weak.naming import name_by_assignment
 
 NORTH_ROWS = 1024
 SPLIT_SEED = 3
@@ -68,11 +73,11 @@ same edge refinement. Mean ± standard deviation over {seeds} seeds; the blocks 
 
 {table}
 
-*Control*: what the product has to beat. *Default*: what users get. *Supervised*: trained on the full masks of the same
-tiles, the upper bound. *Ablation*: parts and options. Seconds are those of two CPU cores, and include the training of
-the classifier where a row needs it. The published recipe names clusters of attention by the rank of their strength,
-without edge refinement and blending. The reference is the output of a published model on the same image, not ground
-truth.
+*Control*: what the product has to beat. *Default*: what users get. *Supervised*: trained on the full masks of the
+same tiles, the upper bound. *Oracle*: told by the reference what it cannot know. *Ablation*: parts and options.
+Seconds are those of two CPU cores, and include the training of the classifier where a row needs it. The published
+recipe names clusters of attention by the rank of their strength, without edge refinement and blending. The reference
+is the output of a published model on the same image, not ground truth.
 """
 
 
@@ -259,6 +264,7 @@ def rows(trial: Trial) -> list[Row]:
             lambda: trial.pseudomask(trial.unpruned(), "named_all", **named),
             True,
         ),
+        ("clusters named by the reference, all heads", "oracle", lambda: oracle_naming(trial), True),
         ("transformer alone", "ablation", lambda: trial.network("transformer", {"vit": 1.0}), True),
         ("pseudomask", "default", lambda: trial.pseudomask(trial.classifier, "evidence", ignore_margin=0.0), True),
         ("refined map", "default", trial.refined, True),
@@ -325,6 +331,34 @@ def majority(trial: Trial) -> Path:
         profile = src.profile
     with rasterio.open(output, "w", **profile) as out:
         out.write(np.full((1, profile["height"], profile["width"]), code, np.uint8))
+    return output
+
+
+@torch.inference_mode()
+def oracle_naming(trial: Trial) -> Path:
+    """A raster of the test tiles by clusters of attention that the reference names, as well as one class each can."""
+    model, _ = load_model(trial.unpruned())
+    assert isinstance(model.vit, SparseViT)
+    grid, index = model.vit.config.grid, read_tile_index(trial.tiles).in_split("test")
+    data = load_tiles(index, trial.data.bands, Reporter())
+    table = {code: k for k, code in enumerate(trial.scheme.codes)}
+    truth = read_tile_masks(index, trial.scene, lambda _: trial.truth, table, "reference")
+    output = trial.folder / "oracle.tif"
+    with rasterio.open(trial.truth) as src:
+        profile = src.profile | {"nodata": NODATA}
+    with rasterio.open(output, "w", **profile) as out:
+        for i, window in enumerate(index.windows()):
+            attention = model.vit(model.normalise(data.batch(torch.tensor([i]))), need_attention=True).attention
+            assert attention is not None
+            maps = head_maps(attention, grid, truth.shape[-1])[0].numpy()
+            one_hot = (truth[i] == np.arange(len(table))[:, None, None]).astype(np.float32)
+            classes = np.flatnonzero(one_hot.mean(axis=(1, 2)) >= trial.data.train.presence_threshold)
+            mask = np.full(truth[i].shape, classes[0] if len(classes) else -1)
+            if len(classes) > 1:
+                foreground, strength = binarise(cluster_heads(maps, len(classes)))
+                mask = fill_nearest(paint(foreground, strength, name_by_assignment(foreground, one_hot, classes)))
+            codes = np.where(mask < 0, NODATA, np.array(trial.scheme.codes)[mask])
+            out.write(codes.astype(np.uint8), 1, window=window)
     return output
 
 
