@@ -60,6 +60,8 @@ SEEN_SHARE = 0.002
 ROOT = Path(__file__).resolve().parents[1]
 SCHEME = ROOT / "resources/schemes/dfc2020.json"
 DOCS = ROOT / "docs"
+SETTING = ("split_seed", "epochs", "tiles", "threads")
+"""What has to be the same in all results of one table."""
 PAGE = """# How good is a map from tags?
 
 Written by `benchmarks/quality.py --publish` from `quality.json` beside it; do not edit.
@@ -75,9 +77,9 @@ same edge refinement. Mean ± standard deviation over {seeds} seeds; the blocks 
 
 *Control*: what the product has to beat. *Default*: what users get. *Supervised*: trained on the full masks of the
 same tiles, the upper bound. *Oracle*: told by the reference what it cannot know. *Ablation*: parts and options.
-Seconds are those of two CPU cores, and include the training of the classifier where a row needs it. The published
-recipe names clusters of attention by the rank of their strength, without edge refinement and blending. The reference
-is the output of a published model on the same image, not ground truth.
+Seconds are those of {threads} CPU threads, and include the training of the classifier where a row needs it. The
+published recipe names clusters of attention by the rank of their strength, without edge refinement and blending. The
+reference is the output of a published model on the same image, not ground truth.
 """
 
 
@@ -384,15 +386,20 @@ def summary(seeds: list[dict[str, dict[str, float | str]]]) -> list[dict[str, fl
 
 
 def publish(parts: list[dict[str, Any]]) -> None:
-    """Write the table into the documentation; seeds may have been run apart."""
-    if any(part[name] != parts[0][name] for part in parts for name in ("split_seed", "epochs", "tiles")):
-        raise SystemExit("The results are of different blocks or epochs: publish those of one setting.")
-    results = parts[0] | {"seeds": [seed for part in parts for seed in part["seeds"]]}
+    """Write the table into the documentation; seeds and rows may have been run apart."""
+    if any(part[name] != parts[0][name] for part in parts for name in SETTING):
+        raise SystemExit("The results are of different blocks, epochs or threads: publish those of one setting.")
+    runs: dict[int, dict[str, dict[str, float | str]]] = {}
+    for part in parts:
+        for seed, run in zip(part["seeds"], part["runs"], strict=True):
+            runs.setdefault(seed, {}).update(run)
+    if len({frozenset(run) for run in runs.values()}) > 1:
+        raise SystemExit("Some seeds lack rows that others have: publish the same rows of all seeds.")
     rows = []
-    for row in summary([run for part in parts for run in part["runs"]]):
+    for row in summary(list(runs.values())):
         kept = {name: row[name] for name in ("name", "role", "miou_mean", "miou_sd", "oa_mean", "aa_mean")}
         rows.append(kept | {"seconds": row["seconds_mean"]})
-    data = {name: results[name] for name in ("split_seed", "seeds", "epochs", "tiles")} | {"rows": rows}
+    data = {name: parts[0][name] for name in SETTING} | {"seeds": sorted(runs), "rows": rows}
     (DOCS / "quality.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     lines = [f"| {cells} |" for cells in ("Map | Role | mIoU | OA | AA | seconds", "--- | --- | --- | --- | --- | ---")]
     for row in rows:
@@ -400,7 +407,8 @@ def publish(parts: list[dict[str, Any]]) -> None:
         scores = f"{miou} | {row['oa_mean']:.3f} | {row['aa_mean']:.3f} | {row['seconds']:.0f}"
         lines.append(f"| {row['name']} | {row['role']} | {scores} |")
     seeds, tiles = len(data["seeds"]), ", ".join(f"{count} {name}" for name, count in data["tiles"].items())
-    page = PAGE.format(table="\n".join(lines), seeds=seeds, tiles=tiles, split=data["split_seed"])
+    split, threads = data["split_seed"], data["threads"]
+    page = PAGE.format(table="\n".join(lines), seeds=seeds, tiles=tiles, split=split, threads=threads)
     (DOCS / "quality.md").write_text(page, encoding="utf-8")
 
 
@@ -422,6 +430,7 @@ def main() -> None:
         raise SystemExit(f"{options.data} does not exist: the table needs the development scene.")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     setting: dict[str, Any] = {"split_seed": options.split_seed, "seeds": options.seeds, "epochs": options.epochs}
+    setting["threads"] = torch.get_num_threads()
     tables = []
     for seed in options.seeds:
         with tempfile.TemporaryDirectory(prefix="sparsevit-quality-") as folder:
