@@ -147,6 +147,7 @@ def fit(
                 optimiser.zero_grad()
                 if phase.after_step:
                     phase.after_step(done)
+        group.average_buffers(phase.network)  # each device has seen other tiles, and all have to stop together
         reporter.metric(f"{phase.name}_loss", epoch, float(torch.stack(losses).mean()))
         reporter.progress((epoch + 1) / phase.epochs, f"epoch {epoch + 1} of {phase.epochs}")
         state.epoch = epoch + 1
