@@ -75,12 +75,19 @@ same edge refinement. Mean ± standard deviation over {seeds} seeds; the blocks 
 
 {table}
 
-*Control*: what the product has to beat. *Default*: what users get. *Supervised*: trained on the full masks of the
-same tiles, the upper bound. *Oracle*: told by the reference what it cannot know. *Ablation*: parts and options.
-Seconds are those of {threads} CPU threads, and include the training of the classifier where a row needs it. The
-published recipe names clusters of attention by the rank of their strength, without edge refinement and blending. The
-reference is the output of a published model on the same image, not ground truth.
+{roles}
+
+Seconds are those of {threads}, and include the training of the classifier where a row needs it. The published recipe
+names clusters of attention by the rank of their strength, without edge refinement and blending. The reference is the
+output of a published model on the same image, not ground truth.
 """
+ROLES = {
+    "control": "what the product has to beat",
+    "default": "what users get",
+    "supervised": "trained on the full masks of the same tiles, the upper bound",
+    "oracle": "told by the reference what it cannot know",
+    "ablation": "parts and options",
+}
 
 
 class Trial:
@@ -407,8 +414,10 @@ def publish(parts: list[dict[str, Any]]) -> None:
         scores = f"{miou} | {row['oa_mean']:.3f} | {row['aa_mean']:.3f} | {row['seconds']:.0f}"
         lines.append(f"| {row['name']} | {row['role']} | {scores} |")
     seeds, tiles = len(data["seeds"]), ", ".join(f"{count} {name}" for name, count in data["tiles"].items())
-    split, threads = data["split_seed"], data["threads"]
-    page = PAGE.format(table="\n".join(lines), seeds=seeds, tiles=tiles, split=split, threads=threads)
+    roles = " ".join(f"*{role.title()}*: {what}." for role, what in ROLES.items() if role in {r["role"] for r in rows})
+    threads = "one CPU thread" if data["threads"] == 1 else f"{data['threads']} CPU threads"
+    text = {"table": "\n".join(lines), "roles": roles, "threads": threads, "split": data["split_seed"]}
+    page = PAGE.format(seeds=seeds, tiles=tiles, **text)
     (DOCS / "quality.md").write_text(page, encoding="utf-8")
 
 
