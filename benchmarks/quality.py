@@ -421,15 +421,26 @@ def publish(parts: list[dict[str, Any]]) -> None:
     (DOCS / "quality.md").write_text(page, encoding="utf-8")
 
 
-def main() -> None:
-    """Run the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options_of(description: str | None, output: Path) -> argparse.ArgumentParser:
+    """The options that all benchmarks on the development scene have.
+
+    Args:
+        description: What the benchmark does.
+        output: Where its results go unless told otherwise.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data/virginia")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--split-seed", type=int, default=SPLIT_SEED, help="seed of the blocks held out")
     parser.add_argument("--epochs", type=float, default=1.0, help="scale of all epochs, for a trial run")
     parser.add_argument("--rows", nargs="+", default=[], help="only the rows of these names")
-    parser.add_argument("--output", type=Path, default=ROOT / "build/quality.json")
+    parser.add_argument("--output", type=Path, default=output)
+    return parser
+
+
+def main() -> None:
+    """Run the table."""
+    parser = options_of(__doc__, ROOT / "build/quality.json")
     parser.add_argument("--publish", type=Path, nargs="+", help="only write the documentation from these results")
     options = parser.parse_args()
     if options.publish:

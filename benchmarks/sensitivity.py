@@ -13,7 +13,6 @@ The road, the scene and the held-out blocks are those of `quality.py`; each row 
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import tempfile
@@ -25,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from quality import ROOT, SCHEME, SPLIT_SEED, Trial
+from quality import ROOT, SCHEME, Trial, options_of
 
 from sparsevit.geodata.tile_index import ABSENT, PRESENT, UNKNOWN, TileIndex, read_tile_index
 from sparsevit.jobs import get_job
@@ -120,14 +119,7 @@ def run(condition: Condition, data: Path, seed: int, split_seed: int, epochs: fl
 
 def main() -> None:
     """Run the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data/virginia")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--split-seed", type=int, default=SPLIT_SEED, help="seed of the blocks held out")
-    parser.add_argument("--epochs", type=float, default=1.0, help="scale of all epochs, for a trial run")
-    parser.add_argument("--rows", nargs="+", default=[], help="only the rows of these names")
-    parser.add_argument("--output", type=Path, default=ROOT / "build/sensitivity.json")
-    options = parser.parse_args()
+    options = options_of(__doc__, ROOT / "build/sensitivity.json").parse_args()
     if not options.data.is_dir():
         raise SystemExit(f"{options.data} does not exist: the rows need the development scene.")
     logging.basicConfig(level=logging.INFO, format="%(message)s")

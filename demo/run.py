@@ -91,7 +91,7 @@ def map_and_assess(qgis: QgisProcess, folder: Path) -> dict[str, dict[str, str]]
         SOURCE="text",
         LAYER=SAMPLE / "tags.gpkg",
         FIELD="classes",
-        CONTROLS="false",  # they tell about the heads and change no map; a quarter of the time
+        CONTROLS="false",  # they tell about the heads and change no map
         **{name: folder / file for name, file in OUTPUTS.items()},
     )
     reference = SAMPLE / "reference.tif"

@@ -115,7 +115,7 @@ def heads():
                     tr("Train controls"),
                     tr(
                         "Also train with random heads removed and with all heads kept, to show what the choice of "
-                        "heads is worth. Adds two thirds to the time of the training, and changes no map."
+                        "heads is worth. Lengthens the training by more than half, and changes no map."
                     ),
                     True,
                 ),
