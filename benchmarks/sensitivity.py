@@ -13,7 +13,6 @@ The road, the scene and the held-out blocks are those of `quality.py`; each row 
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections.abc import Callable
@@ -24,11 +23,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from quality import ROOT, SCHEME, Trial, options_of
 
+from common.development import ROOT, SCHEME, job, log_to_terminal, options_of, reference_of, save
+from common.trial import Trial, road_options
 from sparsevit.geodata.tile_index import ABSENT, PRESENT, UNKNOWN, TileIndex, read_tile_index
-from sparsevit.jobs import get_job
-from sparsevit.reporting import Reporter
 
 Tags = npt.NDArray[np.int8]
 Retag = Callable[[TileIndex, np.random.Generator, Path], TileIndex]
@@ -90,8 +88,7 @@ def other_threshold(threshold: float, index: TileIndex, _: np.random.Generator, 
     with tempfile.TemporaryDirectory(prefix="sparsevit-sensitivity-") as folder:
         path = Path(folder) / "tiles.gpkg"
         index.write(path)
-        params = {"tiles": path, "scheme": SCHEME, "source": "raster", "raster": reference}
-        get_job("tag").execute(params | {"presence_threshold": threshold}, Reporter())
+        job("tag", tiles=path, scheme=SCHEME, source="raster", raster=reference, presence_threshold=threshold)
         tagged = read_tile_index(path)
         assert tagged.scheme is not None
         return index.with_tags(tagged.scheme, tagged.tags(), BELIEVED)
@@ -111,7 +108,7 @@ def run(condition: Condition, data: Path, seed: int, split_seed: int, epochs: fl
     """Scores of the refined map under a condition, for one seed."""
     with tempfile.TemporaryDirectory(prefix="sparsevit-sensitivity-") as folder:
         rng = np.random.default_rng(seed)
-        change, reference = condition.retag, data / "label_dfc_north.tif"
+        change, reference = condition.retag, reference_of(data)
         retag = (lambda index: change(index, rng, reference)) if change else None
         trial = Trial(data, Path(folder), seed, split_seed, epochs, retag, **dict(condition.tiling))
         return trial.scores(trial.refined()) | {"training_tiles": len(trial.data.train)}
@@ -119,20 +116,19 @@ def run(condition: Condition, data: Path, seed: int, split_seed: int, epochs: fl
 
 def main() -> None:
     """Run the rows."""
-    options = options_of(__doc__, ROOT / "build/sensitivity.json").parse_args()
-    if not options.data.is_dir():
-        raise SystemExit(f"{options.data} does not exist: the rows need the development scene.")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = options_of(__doc__, ROOT / "build/sensitivity.json")
+    road_options(parser)
+    options = parser.parse_args()
+    log_to_terminal()
     results: dict[str, list[dict[str, float]]] = {}
     for seed in options.seeds:
         for condition in CONDITIONS:
             if options.rows and condition.name not in options.rows:
                 continue
-            scores = run(condition, options.data.resolve(), seed, options.split_seed, options.epochs)
+            scores = run(condition, options.data, seed, options.split_seed, options.epochs)
             results.setdefault(condition.name, []).append(scores)
             logging.info("seed %d  %-30s %s", seed, condition.name, scores)
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            options.output.write_text(json.dumps(results, indent=1))
+            save(results, options.output)
     baseline = np.mean([run["miou"] for run in results.get(CONDITIONS[0].name, [])] or [np.nan])
     for name, runs in results.items():
         miou = np.array([run["miou"] for run in runs])

@@ -8,43 +8,27 @@ others at random. The classifier of each round is scored on the tags of held-out
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import rasterio
 
+from common.development import ROOT, job, log_to_terminal, options_of, save, tagged_tiles
 from sparsevit.geodata.tile_index import UNKNOWN, TileIndex, read_tile_index
-from sparsevit.jobs import get_job
-from sparsevit.jobs.base import Result
-from sparsevit.reporting import Reporter
 
-ROOT = Path(__file__).resolve().parents[1]
-SCHEME = ROOT / "resources/schemes/dfc2020.json"
-NORTH_ROWS = 1024
 TILES_PER_ROUND = 24
 ROUNDS = 4
-HELD_OUT = {"validation_share": 0.4, "split_seed": 2}
+HELD_OUT: dict[str, Any] = {"validation_share": 0.4, "split_seed": 2}
 TRAINING = {"heads_kept": 1.0, "controls": False, "epochs": 60, "spectral_epochs": 1}
 """The transformer alone is asked and scored: no pruning, and next to no spectral network."""
 
 
-def job(name: str, **params: object) -> Result:
-    """Run a job of the engine."""
-    return get_job(name).execute(params, Reporter())
-
-
 def prepare(data: Path, folder: Path) -> TileIndex:
     """All tiles of the north with all their tags."""
-    scene, path = [data / "s2_l1c_10m.tif", data / "s2_l1c_20m.tif"], folder / "all.gpkg"
-    with rasterio.open(scene[0]) as src:
-        t = src.transform
-        extent = (t.c, t.f + NORTH_ROWS * t.e, t.c + src.width * t.a, t.f)
-    job("tiles", scene=scene, extent=extent, output=path, **HELD_OUT)
-    job("tag", tiles=path, scheme=SCHEME, source="raster", raster=data / "label_dfc_north.tif")
+    path = folder / "all.gpkg"
+    tagged_tiles(data, path, **HELD_OUT)
     return read_tile_index(path)
 
 
@@ -89,23 +73,16 @@ def simulate(index: TileIndex, folder: Path, seed: int, suggested: bool) -> list
 
 def main() -> None:
     """Run the simulation."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data/virginia")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--output", type=Path, default=ROOT / "build/suggestion.json")
-    options = parser.parse_args()
-    if not options.data.is_dir():
-        raise SystemExit(f"{options.data} does not exist: the simulation needs the development scene.")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = options_of(__doc__, ROOT / "build/suggestion.json").parse_args()
+    log_to_terminal()
     runs = []
     with tempfile.TemporaryDirectory(prefix="sparsevit-suggestion-") as folder:
-        index = prepare(options.data.resolve(), Path(folder))
+        index = prepare(options.data, Path(folder))
         for seed in options.seeds:
             for how in ("random", "suggested"):
                 scores = simulate(index, Path(folder), seed, how == "suggested")
                 runs += [{"seed": seed, "how": how, **score} for score in scores]
-                options.output.parent.mkdir(parents=True, exist_ok=True)
-                options.output.write_text(json.dumps(runs, indent=1))
+                save(runs, options.output)
     for tiles in dict.fromkeys(run["tiles"] for run in runs):
         cells = []
         for how in ("random", "suggested"):
