@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -197,15 +198,6 @@ def test_joined_weights_sum_to_one(weight: float, share: float) -> None:
     assert "unet" not in model.architecture.weights
 
 
-def test_ignored_pixels_have_no_gradient() -> None:
-    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
-    target = torch.randint(0, 3, (2, 4, 4))
-    target[:, :2] = IGNORE
-    F.cross_entropy(logits, target, ignore_index=IGNORE, label_smoothing=0.1).backward()
-    assert logits.grad is not None
-    assert (logits.grad[:, :, :2] == 0).all() and (logits.grad[:, :, 2:] != 0).any()
-
-
 def test_what_ignored_pixels_would_have_said_makes_no_difference(classifier: LandCoverModel, fabric: Fabric) -> None:
     """All pixels ignored trains as no masks do at all: from the tags alone."""
     chosen = RefinementSettings(refine_epochs=1, fraction_weight=1.0)
@@ -261,21 +253,63 @@ def test_a_batch_of_one_small_tile_can_be_learned_from(fabric: Fabric) -> None:
 
 
 def mask_loss(fabric: Fabric, **changes: object) -> MaskLoss:
-    chosen = RefinementSettings(label_smoothing=0.0, **changes)  # type: ignore[arg-type]
-    return MaskLoss(MASKS, tiny_architecture(side=32), chosen, fabric)
+    chosen = RefinementSettings(**({"label_smoothing": 0.0} | changes))  # type: ignore[arg-type]
+    return MaskLoss(MASKS, tiny_architecture(side=32), chosen, 0.1, fabric)
+
+
+UNKNOWN = torch.full((4, 3), -1)
+"""Tags of four tiles that exclude nothing."""
 
 
 def test_without_clipping_it_is_the_weighted_cross_entropy(fabric: Fabric) -> None:
     logits, target = torch.randn(2, 3, 32, 32), MASKS[:2].clone()
     target[:, :5] = IGNORE
     expected = F.cross_entropy(logits, target, mask_balance(MASKS, 3), ignore_index=IGNORE)
-    assert torch.equal(mask_loss(fabric)(logits, target), expected)
+    torch.testing.assert_close(mask_loss(fabric)(logits, target, UNKNOWN[:2]), expected)
     unlabelled = torch.full_like(target, IGNORE)
     for clip in (False, True):
         nothing = logits.clone().requires_grad_()
-        loss = mask_loss(fabric, clip=clip)(nothing, unlabelled)
+        loss = mask_loss(fabric, clip=clip)(nothing, unlabelled, UNKNOWN[:2])
         loss.backward()
         assert loss == 0 and nothing.grad is not None and (nothing.grad == 0).all()
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_ignored_pixels_have_no_gradient(fabric: Fabric, clip: bool, smoothing: float) -> None:
+    logits, target = torch.randn(2, 3, 32, 32, requires_grad=True), MASKS[:2].clone()
+    target[:, :5] = IGNORE
+    mask_loss(fabric, clip=clip, label_smoothing=smoothing)(logits, target, UNKNOWN[:2]).backward()
+    assert logits.grad is not None
+    assert (logits.grad[:, :, :5] == 0).all() and (logits.grad[:, :, 5:] != 0).any()
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_the_tags_of_a_tile_are_a_prior(fabric: Fabric, clip: bool) -> None:
+    """In the loss the odds of an excluded class are a tenth, the presence threshold, of what the logits say."""
+    logits = torch.randn(2, 3, 32, 32)
+    target = torch.randint(0, 2, (2, 32, 32), generator=torch.Generator().manual_seed(0))
+    loss, excluded = mask_loss(fabric, clip=clip), torch.tensor([[1, 1, 0], [-1, 1, 0]])
+    lowered = logits + torch.tensor([0.0, 0.0, math.log(0.1)])[:, None, None]
+    torch.testing.assert_close(loss(logits, target, excluded), loss(lowered, target, UNKNOWN[:2]))
+
+
+def test_a_mask_says_less_against_an_excluded_class_than_against_a_present_one(fabric: Fabric) -> None:
+    target = torch.zeros(1, 32, 32, dtype=torch.long)
+    pushes = []
+    for tags in ([1, 1, 1], [1, 1, 0]):
+        logits = torch.zeros(1, 3, 32, 32, requires_grad=True)
+        mask_loss(fabric)(logits, target, torch.tensor([tags])).backward()
+        assert logits.grad is not None
+        pushes.append(float(logits.grad[:, 2].sum()))
+    assert pushes[0] == pytest.approx(1 / 3) and pushes[1] == pytest.approx(0.1 / 2.1)
+
+
+def test_labels_that_the_tags_exclude_teach_nothing(fabric: Fabric) -> None:
+    logits = torch.randn(1, 3, 32, 32, requires_grad=True)
+    loss = mask_loss(fabric)(logits, torch.full((1, 32, 32), 2), torch.tensor([[1, 1, 0]]))
+    loss.backward()
+    assert loss == 0 and logits.grad is not None and (logits.grad == 0).all()
 
 
 def test_clipping_takes_the_gradient_from_improbable_labels_alone(fabric: Fabric) -> None:
@@ -284,7 +318,7 @@ def test_clipping_takes_the_gradient_from_improbable_labels_alone(fabric: Fabric
     wrong[:, 3::9, 4::7] = True
     logits = (4.0 * F.one_hot(target, 3).permute(0, 3, 1, 2)).requires_grad_()  # sure of the true classes
     noisy = torch.where(wrong, (target + 1) % 3, target)
-    mask_loss(fabric, clip=True)(logits, noisy).backward()
+    mask_loss(fabric, clip=True)(logits, noisy, UNKNOWN).backward()
     assert logits.grad is not None
     steep = logits.grad.abs().sum(1) > 0
     assert torch.equal(steep, ~wrong)
@@ -292,7 +326,7 @@ def test_clipping_takes_the_gradient_from_improbable_labels_alone(fabric: Fabric
 
 def test_clipping_waits_until_the_network_knows_enough(fabric: Fabric) -> None:
     logits = torch.zeros(2, 3, 32, 32).requires_grad_()  # a guess: the mean loss is ln 3, above the start
-    mask_loss(fabric, clip=True)(logits, MASKS[:2]).backward()
+    mask_loss(fabric, clip=True)(logits, MASKS[:2], UNKNOWN[:2]).backward()
     assert logits.grad is not None and (logits.grad.abs().sum(1) > 0).all()
 
 

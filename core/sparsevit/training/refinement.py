@@ -31,6 +31,7 @@ from sparsevit.training.losses import balance, class_fractions, fraction_loss, t
 from sparsevit.training.tiles import TaggedTiles
 
 IGNORE = -1
+TINY = 1e-6
 BLENDS = (0.8, 0.65, 0.5, 0.35)
 """Weights of the segmentation network against the evidence, in the order in which the guard prefers them.
 
@@ -122,10 +123,10 @@ def refine(
 ) -> Refinement:
     """Train rounds of segmentation networks.
 
-    Each round learns the masks with cross-entropy and label smoothing, plus the class-fraction loss that keeps each
-    tile's prediction consistent with its tags; the first starts from fresh weights, the others go on from the round
-    before. The averaged teacher is joined with the evidence, see `guarded`; a round that is refused ends the rounds.
-    The next masks are the joint prediction restricted to the tags, without its uncertain pixels.
+    Each round learns the masks with cross-entropy and label smoothing, see `MaskLoss`, plus the class-fraction loss
+    that keeps each tile's prediction consistent with its tags; the first starts from fresh weights, the others go on
+    from the round before. The averaged teacher is joined with the evidence, see `guarded`; a round that is refused
+    ends the rounds. The next masks are the joint prediction restricted to the tags, without its uncertain pixels.
 
     Args:
         classifier: Model behind the pseudomasks.
@@ -249,7 +250,8 @@ def train_decoder(
     fabric.to_device(network)
     teacher = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
     weights = balance(tiles.tags).to(fabric.device)
-    mask_loss = None if masks is None else MaskLoss(masks, model.architecture, settings, fabric)
+    threshold = tiles.presence_threshold
+    mask_loss = None if masks is None else MaskLoss(masks, model.architecture, settings, threshold, fabric)
 
     def loss(positions: Tensor) -> Tensor:
         tensors = [tiles.store.batch(positions)] + ([masks[positions]] if masks is not None else [])
@@ -257,10 +259,10 @@ def train_decoder(
         tags = tiles.tags[positions].to(fabric.device)
         logits = network(model.normalise(raw))
         valid = torch.isfinite(raw).any(1)
-        fraction = fraction_loss(logits, valid, tags, tiles.presence_threshold, weights)
+        fraction = fraction_loss(logits, valid, tags, threshold, weights)
         if mask_loss is None:
             return fraction
-        return settings.fraction_weight * fraction + settings.mask_weight * mask_loss(logits, target[0])
+        return settings.fraction_weight * fraction + settings.mask_weight * mask_loss(logits, target[0], tags)
 
     phase = Phase(
         f"round_{number}",
@@ -278,30 +280,60 @@ def train_decoder(
 
 
 class MaskLoss:
-    """Cross-entropy of logits on pseudomasks, in which rare classes count more.
+    """Cross-entropy of logits on pseudomasks, in which rare classes count more, and the tags of a tile are a prior.
+
+    A class that the tags exclude may still cover less than the presence threshold τ of a tile, and the masks, which
+    are restricted to the tags, give its pixels another name. Unless told so, a network unlearns a rare class that
+    hides in tiles tagged with others. Therefore ln τ is added to the logits of excluded classes in the loss alone
+    (logit adjustment, Menon et al. 2021, with a prior by tile): where the network is sure of an excluded class, the
+    mask says little against it; that the class covers little is what the class-fraction loss says.
 
     Args:
         masks: All masks `[N, H, W]`, -1 to ignore.
         architecture: Classes, and side of a tile.
         settings: Label smoothing, clipping.
+        presence_threshold: Share of a tile from which a class counts as present.
         fabric: Device.
     """
 
-    def __init__(self, masks: Tensor, architecture: Architecture, settings: RefinementSettings, fabric: Fabric) -> None:
+    def __init__(
+        self,
+        masks: Tensor,
+        architecture: Architecture,
+        settings: RefinementSettings,
+        presence_threshold: float,
+        fabric: Fabric,
+    ) -> None:
+        self.prior = math.log(presence_threshold)
         self.weight = mask_balance(masks, architecture.classes).to(fabric.device)
         self.smoothing = settings.label_smoothing
         self.rule = clipping_rule(architecture.classes, architecture.tile) if settings.clip else None
 
-    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits `[B, K, H, W]` on masks `[B, H, W]`, a scalar; 0 where no pixel has a label."""
-        logits, valid = logits.float(), target != IGNORE
+    def __call__(self, logits: Tensor, target: Tensor, tags: Tensor) -> Tensor:
+        """The loss, a scalar; 0 where no pixel has a label.
+
+        Args:
+            logits: `[B, K, H, W]`.
+            target: Masks `[B, H, W]`; labels that the tags exclude teach nothing.
+            tags: 1 present, 0 absent, -1 unknown `[B, K]`.
+        """
+        possible = allowed_by(tags)[..., None, None]
+        log_p = F.log_softmax(logits.float() + self.prior * ~possible, dim=1)
+        known = target.clamp_min(0)[:, None]
+        valid = (target != IGNORE) & possible.expand_as(log_p).gather(1, known)[:, 0]
+        even = (log_p * possible).sum(1) / possible.sum(1)
+        loss = -(1 - self.smoothing) * log_p.gather(1, known)[:, 0] - self.smoothing * even
+        weight = self.weight[known[:, 0]]
         if self.rule is not None:
-            known = target.clamp_min(0)
-            loss = F.cross_entropy(logits, known, reduction="none", label_smoothing=self.smoothing)
-            return clipped_mean(loss, valid, self.rule, self.weight[known])
-        if not valid.any():
-            return 0 * logits.sum()
-        return F.cross_entropy(logits, target, self.weight, ignore_index=IGNORE, label_smoothing=self.smoothing)
+            return clipped_mean(loss, valid, self.rule, weight)
+        weight = weight * valid
+        return (loss * weight).sum() / weight.sum().clamp_min(TINY)
+
+
+def allowed_by(tags: Tensor) -> Tensor:
+    """Which classes the tags `[N, K]` (1 present, 0 absent, -1 unknown) allow; all of them where they exclude all."""
+    possible = tags != 0
+    return possible | ~possible.any(dim=1, keepdim=True)
 
 
 def mask_balance(masks: Tensor, classes: int) -> Tensor:
@@ -347,8 +379,7 @@ def restricted_masks(
     masks = []
     for positions in torch.arange(len(tiles)).split(batch):
         log_p, valid = _log_probabilities(model, tiles, positions, fabric)
-        possible = (tiles.tags[positions] != 0).to(log_p.device)
-        possible |= ~possible.any(dim=1, keepdim=True)
+        possible = allowed_by(tiles.tags[positions]).to(log_p.device)
         p, best = (log_p.exp() * possible[..., None, None]).max(dim=1)
         masks.append(torch.where((p >= min_confidence) & (valid > 0), best, IGNORE).cpu())
     return torch.cat(masks)
