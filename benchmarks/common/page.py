@@ -19,7 +19,7 @@ PAGE = """# How good is a map from tags?
 Written by `benchmarks/quality.py --publish` from `quality.json` beside it; do not edit.
 
 Northern half of the development scene `virginia` (Sentinel-2, ten bands at 10 m), classes of DFC2020. Spatial blocks
-with a gap: {tiles} tiles of 640 m (blocks of split seed {split}; settings were chosen on those of split seeds 0 and 3).
+with a gap: {tiles} tiles of 640 m (blocks of split seed {split}; settings were chosen on those of seeds 0, 3 and 8).
 All rows learn from the same tiles, and all but the supervised ones from their tags alone: which classes cover at least
 a tenth of a tile. Scored on the test blocks, from which nothing was learned and whose tags nobody saw; classes below
 0.2 % of the pixels do not count. The maps of all networks are drawn the same way: overlapping tiles, blended, with the

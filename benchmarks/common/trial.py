@@ -29,9 +29,8 @@ from sparsevit.training.loop import TrainingSettings, make_fabric
 from sparsevit.training.refinement import RefinementSettings, joined, train_decoder
 from sparsevit.training.tagged import load_training_data
 
-SPLIT_SEED = 8
-"""Settings were chosen on the blocks of split seeds 0 and 3; of those that this one holds out, 7 in 8 were held out by
-neither."""
+SPLIT_SEED = 7
+"""Settings were chosen on the blocks of split seeds 0, 3 and 8, which hold out half of those that this one does."""
 SEEN_SHARE = 0.002
 """Classes with a smaller share of the scored pixels do not count: their IoU is noise."""
 
