@@ -16,6 +16,8 @@ from sparsevit.reporting import Reporter
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEME = ROOT / "resources/schemes/dfc2020.json"
+CHOSEN_ON = "0, 3 and 8"
+"""Split seeds on whose blocks settings were chosen."""
 NORTH_ROWS = 1024
 """Rows of the northern half, on which methods are developed."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from common.development import ROOT
+from common.development import CHOSEN_ON, ROOT
 
 Scores = dict[str, float | str]
 """One row of one seed: its role, scores and seconds."""
@@ -19,7 +19,7 @@ PAGE = """# How good is a map from tags?
 Written by `benchmarks/quality.py --publish` from `quality.json` beside it; do not edit.
 
 Northern half of the development scene `virginia` (Sentinel-2, ten bands at 10 m), classes of DFC2020. Spatial blocks
-with a gap: {tiles} tiles of 640 m (blocks of split seed {split}; settings were chosen on those of seeds 0, 3 and 8).
+with a gap: {tiles} tiles of 640 m (blocks of split seed {split}; settings were chosen on those of seeds {chosen_on}).
 All rows learn from the same tiles, and all but the supervised ones from their tags alone: which classes cover at least
 a tenth of a tile. Scored on the test blocks, from which nothing was learned and whose tags nobody saw; classes below
 0.2 % of the pixels do not count. The maps of all networks are drawn the same way: overlapping tiles, blended, with the
@@ -79,6 +79,6 @@ def publish(parts: list[dict[str, Any]]) -> None:
     seeds, tiles = len(data["seeds"]), ", ".join(f"{count} {name}" for name, count in data["tiles"].items())
     roles = " ".join(f"*{role.title()}*: {what}." for role, what in ROLES.items() if role in {r["role"] for r in rows})
     threads = "one CPU thread" if data["threads"] == 1 else f"{data['threads']} CPU threads"
-    text = {"table": "\n".join(lines), "roles": roles, "threads": threads, "split": data["split_seed"]}
-    page = PAGE.format(seeds=seeds, tiles=tiles, **text)
+    text = {"table": "\n".join(lines), "roles": roles, "threads": threads}
+    page = PAGE.format(seeds=seeds, tiles=tiles, split=data["split_seed"], chosen_on=CHOSEN_ON, **text)
     (DOCS / "quality.md").write_text(page, encoding="utf-8")

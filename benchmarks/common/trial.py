@@ -30,7 +30,7 @@ from sparsevit.training.refinement import RefinementSettings, joined, train_deco
 from sparsevit.training.tagged import load_training_data
 
 SPLIT_SEED = 7
-"""Settings were chosen on the blocks of split seeds 0, 3 and 8, which hold out half of those that this one does."""
+"""Half of the blocks that it holds out are held out by none of the seeds that settings were chosen on (`CHOSEN_ON`)."""
 SEEN_SHARE = 0.002
 """Classes with a smaller share of the scored pixels do not count: their IoU is noise."""
 
