@@ -1,8 +1,8 @@
 """How good is a map from tags? One table: the product, the published recipe, and the controls to fear.
 
-Northern half of the development scene `virginia`: spatial blocks with a gap, the same tiles, tags and seeds for all
-rows, scored on blocks that nothing was trained on and whose tags nobody saw. All network rows are mapped the same
-way (overlapping tiles, blended, the same edge refinement).
+Northern half of the development scene `virginia`: spatial blocks with a gap, drawn anew for every seed; the same tiles,
+tags and seeds for all rows, scored on blocks that nothing was trained on and whose tags nobody saw. All network rows
+are mapped the same way (overlapping tiles, blended, the same edge refinement).
 
     python benchmarks/quality.py --data ../shared/data/virginia --seeds 0 1 2 --output build/quality.json
 
@@ -191,13 +191,13 @@ def main() -> None:
     log_to_terminal()
     setting: dict[str, Any] = {"split_seed": options.split_seed, "seeds": options.seeds, "epochs": options.epochs}
     setting["threads"] = torch.get_num_threads()
-    tables = []
+    tables, tiles = [], []
     for seed in options.seeds:
         with tempfile.TemporaryDirectory(prefix="sparsevit-quality-") as folder:
             trial = Trial(options.data, Path(folder), seed, options.split_seed, options.epochs)
             tables.append(table(trial, options.rows))
-            setting["tiles"] = trial.tile_counts()
-        save({**setting, "rows": summary(tables), "runs": tables}, options.output)
+            tiles.append(trial.tile_counts())
+        save({**setting, "tiles": tiles, "rows": summary(tables), "runs": tables}, options.output)
     print(f"\n{'method':46s} {'role':11s} {'mIoU':>15s} {'OA':>15s} {'AA':>15s} {'s':>6s}")
     for row in summary(tables):
         cells = (f"{row[f'{m}_mean']:.3f} ± {row[f'{m}_sd']:.3f}" for m in ("miou", "oa", "aa"))

@@ -29,15 +29,19 @@ from sparsevit.training.loop import TrainingSettings, make_fabric
 from sparsevit.training.refinement import RefinementSettings, joined, train_decoder
 from sparsevit.training.tagged import load_training_data
 
-SPLIT_SEED = 7
-"""Half of the blocks that it holds out are held out by none of the seeds that settings were chosen on (`CHOSEN_ON`)."""
+SPLIT_SEED = 20
+"""Of the blocks that seed 0 holds out; the other seeds hold out others, so that the spread tells what blocks do, too.
+
+Of the split seeds 9 to 23 it begins the three in a row that share the fewest test tiles with those that settings were
+chosen on (`CHOSEN_ON`): 57 %.
+"""
 SEEN_SHARE = 0.002
 """Classes with a smaller share of the scored pixels do not count: their IoU is noise."""
 
 
 def road_options(parser: argparse.ArgumentParser) -> None:
     """The options of benchmarks that go the whole road."""
-    parser.add_argument("--split-seed", type=int, default=SPLIT_SEED, help="seed of the blocks held out")
+    parser.add_argument("--split-seed", type=int, default=SPLIT_SEED, help="seed of the blocks that seed 0 holds out")
     parser.add_argument("--epochs", type=float, default=1.0, help="scale of all epochs, for a trial run")
     parser.add_argument("--rows", nargs="+", default=[], help="only the rows of these names")
 
@@ -49,7 +53,7 @@ class Trial:
         data: Folder of the development scene.
         folder: Folder for all that is written.
         seed: Of everything random but the blocks.
-        split_seed: Of the blocks.
+        split_seed: Of the blocks of seed 0; those of the next seeds have the next split seeds.
         epochs: Scale of all epochs.
         retag: Changes the tagged tile index as users might; it stays as it is if left out.
         tiling: Settings of the tiles beside the split.
@@ -68,7 +72,7 @@ class Trial:
         self.folder, self.seed, self.epochs = folder, seed, epochs
         self.scene, self.truth, self.extent = scene_of(data), reference_of(data), north_of(data)
         self.tiles = folder / "tiles.gpkg"
-        split = {"validation_share": 0.15, "test_share": 0.25, "split_seed": split_seed}
+        split = {"validation_share": 0.15, "test_share": 0.25, "split_seed": split_seed + seed}
         tagged_tiles(data, self.tiles, **split, **tiling)
         if retag:
             retag(read_tile_index(self.tiles)).write(self.tiles)
