@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..text import tr
-from . import fields, inputs, settings
+from . import fields, inputs, learning, settings
 from .base import EngineAlgorithm, MapGroup
 from .checks import missing
 from .request import destination_path
@@ -52,61 +52,16 @@ class MapLandCover(MapGroup, EngineAlgorithm):
             *fields.advanced([inputs.band_names(), inputs.mapping(), inputs.classes()]),
             *settings.tiling(),
             *settings.tagging(),
-            *settings.heads(),
-            *settings.classifier(),
-            *settings.training(),
+            *learning.heads(),
+            *learning.classifier(),
+            *learning.training(),
             *settings.pseudomask(),
-            *settings.refinement(),
+            *learning.refinement(),
             *settings.mapping(),
             *settings.edges(),
             *settings.hardware(),
-            fields.raster_or_vector(
-                "REFERENCE",
-                tr("Reference"),
-                tr(
-                    "Raster, polygons or points with known classes, for the report. Use data that did not make the "
-                    "tags, else the accuracy is too good to be true."
-                ),
-                optional=True,
-            ),
-            fields.field(
-                "REFERENCE_FIELD", tr("Reference field"), tr("Class field of a vector reference."), "REFERENCE"
-            ),
-            fields.raster_output("LANDCOVER", tr("Land cover"), tr("The map: a GeoTIFF with legend, 255 is nodata.")),
-            fields.raster_output(
-                "CONFIDENCE", tr("Confidence"), tr("Margin between the two best classes, 0–1, as the network sees it.")
-            ),
-            fields.raster_output(
-                "PSEUDOMASK", tr("Pseudomask"), tr("The first map, that the refinement started from.")
-            ),
-            fields.tile_index_output("TILES", tr("Tiles"), tr("Tile index (.gpkg): tiles with their tags and split.")),
-            fields.file_output(
-                "CLASSIFIER_MODEL",
-                tr("Classifier"),
-                tr("The transformer (.safetensors), for “Generate pseudomasks” in other scenes."),
-                fields.model_filter(),
-            ),
-            fields.file_output(
-                "MODEL",
-                tr("Land-cover model"),
-                tr("The refined model (.safetensors), for “Predict land cover” in other scenes."),
-                fields.model_filter(),
-            ),
-            fields.file_output(
-                "REPORT",
-                tr("Report"),
-                tr("Accuracy of the map against the reference (.html); goes with a reference."),
-                fields.html_filter(),
-                optional=True,
-                by_default=True,
-            ),
-            fields.file_output(
-                "REPORT_JSON",
-                tr("Report as JSON"),
-                tr("The numbers of the report, for other programs (.json); goes with a report."),
-                fields.json_filter(),
-                optional=True,
-            ),
+            *_reference(),
+            *_outputs(),
         ]
 
     def numbers(self):
@@ -134,3 +89,58 @@ class MapLandCover(MapGroup, EngineAlgorithm):
         if not parameters.get("REFERENCE"):  # the dialog asks for a temporary report by itself
             parameters = {**parameters, "REPORT": None, "REPORT_JSON": None}
         return super().processAlgorithm(parameters, context, feedback)
+
+
+def _reference():
+    """What the map is compared with."""
+    return [
+        fields.raster_or_vector(
+            "REFERENCE",
+            tr("Reference"),
+            tr(
+                "Raster, polygons or points with known classes, for the report. Use data that did not make the "
+                "tags, else the accuracy is too good to be true."
+            ),
+            optional=True,
+        ),
+        fields.field("REFERENCE_FIELD", tr("Reference field"), tr("Class field of a vector reference."), "REFERENCE"),
+    ]
+
+
+def _outputs():
+    """Everything that one run leaves behind."""
+    return [
+        fields.raster_output("LANDCOVER", tr("Land cover"), tr("The map: a GeoTIFF with legend, 255 is nodata.")),
+        fields.raster_output(
+            "CONFIDENCE", tr("Confidence"), tr("Margin between the two best classes, 0–1, as the network sees it.")
+        ),
+        fields.raster_output("PSEUDOMASK", tr("Pseudomask"), tr("The first map, that the refinement started from.")),
+        fields.tile_index_output("TILES", tr("Tiles"), tr("Tile index (.gpkg): tiles with their tags and split.")),
+        fields.file_output(
+            "CLASSIFIER_MODEL",
+            tr("Classifier"),
+            tr("The transformer (.safetensors), for “Generate pseudomasks” in other scenes."),
+            fields.model_filter(),
+        ),
+        fields.file_output(
+            "MODEL",
+            tr("Land-cover model"),
+            tr("The refined model (.safetensors), for “Predict land cover” in other scenes."),
+            fields.model_filter(),
+        ),
+        fields.file_output(
+            "REPORT",
+            tr("Report"),
+            tr("Accuracy of the map against the reference (.html); goes with a reference."),
+            fields.html_filter(),
+            optional=True,
+            by_default=True,
+        ),
+        fields.file_output(
+            "REPORT_JSON",
+            tr("Report as JSON"),
+            tr("The numbers of the report, for other programs (.json); goes with a report."),
+            fields.json_filter(),
+            optional=True,
+        ),
+    ]

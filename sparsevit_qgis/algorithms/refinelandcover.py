@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..text import tr
-from . import fields, inputs, settings
+from . import fields, inputs, learning, settings
 from .base import EngineAlgorithm, TrainingGroup
 
 
@@ -47,7 +47,7 @@ class RefineLandCover(TrainingGroup, EngineAlgorithm):
             fields.raster(
                 "PSEUDOMASK", tr("Pseudomask"), tr("Class raster written by “Generate pseudomasks”."), optional=True
             ),
-            *settings.refinement(),
+            *learning.refinement(),
             *fields.advanced(
                 [
                     fields.folder(
@@ -58,7 +58,7 @@ class RefineLandCover(TrainingGroup, EngineAlgorithm):
                     inputs.scene_or_index(),
                 ]
             ),
-            *settings.training(),
+            *learning.training(),
             *settings.hardware(),
             fields.file_output(
                 "OUTPUT", tr("Land-cover model"), tr("Model file to write (.safetensors)."), fields.model_filter()

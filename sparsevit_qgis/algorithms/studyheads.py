@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..text import tr
-from . import fields, inputs, settings
+from . import fields, inputs, learning, settings
 from .base import EngineAlgorithm, TrainingGroup
 from .checks import missing
 
@@ -66,7 +66,7 @@ class StudyHeads(TrainingGroup, EngineAlgorithm):
                 tr("Also refine every variant and score its final map; takes many times as long."),
                 False,
             ),
-            *settings.classifier(),
+            *learning.classifier(),
             *fields.advanced(
                 [
                     inputs.scene_or_index(),
@@ -75,8 +75,8 @@ class StudyHeads(TrainingGroup, EngineAlgorithm):
                     inputs.mapping(),
                 ]
             ),
-            *settings.refinement(),
-            *settings.training(),
+            *learning.refinement(),
+            *learning.training(),
             *settings.hardware(),
             fields.file_output("OUTPUT", tr("Report"), tr("Report to write (.html)."), fields.html_filter()),
             fields.file_output(

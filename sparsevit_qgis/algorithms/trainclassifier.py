@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..text import tr
-from . import fields, inputs, settings
+from . import fields, inputs, learning, settings
 from .base import EngineAlgorithm, TrainingGroup
 from .checks import missing
 
@@ -42,8 +42,8 @@ class TrainClassifier(TrainingGroup, EngineAlgorithm):
     def definitions(self):
         return [
             inputs.tiles(),
-            *settings.heads(),
-            *settings.classifier(),
+            *learning.heads(),
+            *learning.classifier(),
             *fields.advanced(
                 [
                     inputs.scene_or_index(),
@@ -51,7 +51,7 @@ class TrainClassifier(TrainingGroup, EngineAlgorithm):
                     inputs.classes(),
                 ]
             ),
-            *settings.training(),
+            *learning.training(),
             *settings.hardware(),
             *fields.advanced(
                 [
