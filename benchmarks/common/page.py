@@ -36,9 +36,9 @@ the test tiles there, too.
 
 {roles}
 
-Seconds are those of {threads}, and include the training of the classifier where a row needs it. The published recipe
-names clusters of attention by the rank of their strength, without edge refinement and blending. The reference is the
-output of a published model on the same image, not ground truth.
+Seconds are those of {threads} of a machine that did other work beside, and include the training of the classifier
+where a row needs it. The published recipe names clusters of attention by the rank of their strength, without edge
+refinement and blending. The reference is the output of a published model on the same image, not ground truth.
 """
 ROLES = {
     "control": "what the product has to beat",

@@ -45,8 +45,10 @@ class AssessAccuracy(MapGroup, EngineAlgorithm):
         return [
             fields.raster("MAP", tr("Map"), tr("Land-cover raster to assess.")),
             fields.raster_or_vector("REFERENCE", tr("Reference"), tr("Raster, polygons or points with known classes.")),
-            fields.field(
-                "FIELD", tr("Reference field"), tr("Class field (code or name) of a vector reference."), "REFERENCE"
+            fields.text(
+                "FIELD",
+                tr("Reference field"),
+                tr("Name of the field with the class (code or name) of a vector reference."),
             ),
             inputs.scheme(optional=True),
             *fields.advanced(

@@ -106,7 +106,10 @@ def tile_index(name, label, help_text, optional=False):
 
 
 def raster_or_vector(name, label, help_text, optional=False):
-    """A raster, points or polygons."""
+    """A raster, points or polygons.
+
+    A field of such a layer is a `text`: dialogs of QGIS 3.22 crash when a `field`'s layer turns out to be a raster.
+    """
     parameter = QgsProcessingParameterMapLayer(name, label, optional=optional, types=[_RASTER, _VECTOR])
     return _explained(parameter, help_text)
 

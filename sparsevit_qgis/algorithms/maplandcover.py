@@ -103,7 +103,9 @@ def _reference():
             ),
             optional=True,
         ),
-        fields.field("REFERENCE_FIELD", tr("Reference field"), tr("Class field of a vector reference."), "REFERENCE"),
+        fields.text(
+            "REFERENCE_FIELD", tr("Reference field"), tr("Name of the field with the class of a vector reference.")
+        ),
     ]
 
 

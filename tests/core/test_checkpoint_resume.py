@@ -130,6 +130,20 @@ def test_training_fits_what_can_be_fitted(fabric: Fabric) -> None:
     assert not network.training
 
 
+def test_every_epoch_draws_all_tiles_once_in_an_order_of_its_own(fabric: Fabric) -> None:
+    network, x, y = line()
+    drawn: list[Tensor] = []
+
+    def loss(positions: Tensor) -> Tensor:
+        drawn.append(positions)
+        return (network(x[positions]) - y[positions]).square().mean()
+
+    fit(Phase("line", network, loss, len(x), 3), TrainingSettings(batch=5), fabric, Reporter())
+    epochs, in_order = torch.cat(drawn).view(3, len(x)), torch.arange(len(x))
+    assert all(torch.equal(epoch.sort().values, in_order) for epoch in epochs)
+    assert len({tuple(order.tolist()) for order in (*epochs, in_order)}) == 4
+
+
 def test_accumulated_steps_equal_one_step_of_the_larger_batch(fabric: Fabric) -> None:
     results = []
     for batch, accumulation in ((8, 4), (32, 1)):

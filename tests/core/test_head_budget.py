@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import math
+from typing import Any
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_models import tagged_tiles, tiny_architecture
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sparsevit.models.gates import GateMode, HeadGates
+from sparsevit.models.hardware import HardwareSettings
+from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.vit import SparseViT, ViTConfig
+from sparsevit.reporting import Reporter
+from sparsevit.training.classifier import ClassifierSettings, ClassifierTraining
 from sparsevit.training.head_budget import HeadBudget, heads_to_keep, random_mask
+from sparsevit.training.loop import TrainingSettings, make_fabric
 
 SCORE = st.floats(-20, 20, allow_nan=False, width=32)
 LAYERS = st.lists(st.lists(SCORE, min_size=1, max_size=6), min_size=1, max_size=5)
@@ -75,6 +87,37 @@ def test_allowed_heads_fall_from_all_to_the_budget_and_never_rise(total: int, da
 @given(LAYERS)
 def test_the_penalty_is_a_share_of_the_heads(scores: list[list[float]]) -> None:
     assert 0 <= HeadBudget(gates_with(scores), 1).penalty().item() <= 1
+
+
+def test_the_penalty_is_the_mean_probability_of_open_gates_and_lowers_every_score() -> None:
+    scores = [[-2.0, 0.0], [0.5, 1.0, 3.0]]
+    gates = gates_with(scores)
+    penalty = HeadBudget(gates, 1).penalty()
+    penalty.backward()
+    p_open = [[1 / (1 + math.exp(-s)) for s in layer] for layer in scores]
+    assert penalty.item() == pytest.approx(sum(map(sum, p_open)) / 5) and penalty > 0
+    for gate, layer in zip(gates, p_open, strict=True):
+        assert gate.log_alpha.grad is not None and (gate.log_alpha.grad > 0).all()  # a step goes down
+        assert gate.log_alpha.grad.tolist() == pytest.approx([p * (1 - p) / 5 for p in layer])
+
+
+def test_gates_train_at_a_rate_of_their_own_without_weight_decay() -> None:
+    tiles, _ = tagged_tiles(8)
+    torch.manual_seed(0)
+    model = LandCoverModel(tiny_architecture())
+    vit = model.vit
+    assert vit is not None
+    fabric = make_fabric(HardwareSettings(device="cpu", precision="32-true"))
+    training = TrainingSettings(batch=8, learning_rate=0.002, weight_decay=0.5, schedule="constant")
+    groups: list[dict[str, Any]] = []
+    hook = register_optimizer_step_post_hook(lambda optimiser, *_: groups.extend(optimiser.param_groups))
+    settings = ClassifierSettings(gate_epochs=1, gate_learning_rate=0.03)
+    ClassifierTraining(model, tiles, training, fabric, None).close_gates(copy.deepcopy(vit), 2, settings, Reporter())
+    hook.remove()
+    of = {id(p): (g["weight_decay"], g["lr"]) for g in groups for p in g["params"]}
+    assert sum(len(g["params"]) for g in groups) == len(of) == len(list(vit.parameters()))
+    assert {of[id(g.log_alpha)] for g in vit.gates()} == {(0.0, 0.03)}
+    assert of[id(vit.blocks[0].attn.qkv.weight)] == (0.5, 0.001)
 
 
 @given(st.floats(0.001, 1), st.integers(1, 200))

@@ -13,7 +13,7 @@ import shapely
 import torch
 from rasterio.windows import Window
 from small_models import CUTTING, REFINING, SCHEME, SIDE, TRAINING, Diary, tiny_model, write_place, write_tiny_model
-from small_rasters import SAMPLE, scheme, write_layer, write_raster
+from small_rasters import ORIGIN, SAMPLE, scheme, write_layer, write_raster
 
 from sparsevit.errors import CancelledError, InputError
 from sparsevit.geodata.scene import open_scene
@@ -21,10 +21,12 @@ from sparsevit.geodata.tile_index import read_tile_index
 from sparsevit.jobs import JOBS, get_job
 from sparsevit.jobs.base import Result
 from sparsevit.mapping.predict import check_scene
+from sparsevit.models.edges import REACH
 from sparsevit.models.landcover import LandCoverModel
-from sparsevit.models.model_file import load_model, read_card
+from sparsevit.models.model_file import load_model, read_card, save_model
 from sparsevit.reporting import Reporter
 from sparsevit.training.classifier import ClassifierSettings, architecture_for
+from sparsevit.training.tagged import load_training_data
 
 NODATA = 255
 FORMER = b"an output of an earlier run"
@@ -225,6 +227,83 @@ def test_a_scene_that_turns_out_damaged_leaves_the_former_map_untouched(
     assert raised.value.parameter == "scene" and "scene.tif" in raised.value.message
     assert target.read_bytes() == FORMER
     assert {p.name for p in tmp_path.iterdir()} == {"map.tif", "scene.tif", "classes.tif"}
+
+
+# --- a part of a scene ------------------------------------------------------------------------------------------------
+
+
+def write_knowing_model(path: Path) -> Path:
+    """The untrained model, on the scale of the scene and with a spectral network whose classes differ."""
+    write_tiny_model(path, scheme().subset([1, 6, 10]).to_json(), ["B04", "B08"])
+    model, card = load_model(path)
+    assert model.spectral is not None
+    model.mean.fill_(1000)
+    model.std.fill_(1000)
+    torch.manual_seed(0)
+    for parameter in model.spectral.parameters():
+        torch.nn.init.normal_(parameter)
+    save_model(path, model, card)
+    return path
+
+
+@pytest.mark.parametrize("method", ["evidence", "clusters"])
+def test_the_pseudomask_of_an_extent_is_the_same_part_of_the_whole_one(
+    place: Path, tmp_path: Path, method: str
+) -> None:
+    tiles, model = cut(place, tmp_path), write_knowing_model(tmp_path / "m.safetensors")
+    do("tag", tiles=tiles, scheme=SCHEME, source="raster", raster=place / "classes.tif")
+    inputs = {"model": model, "tiles": tiles, "method": method, "ignore_margin": 0, "device": "cpu"}
+    with rasterio.open(place / "scene.tif") as scene:
+        part = Window(24, 8, 72, 88)  # pixels; tiles are evaluated at multiples of 8, but cut at multiples of 16
+        where, extent = scene.window_transform(part), scene.window_bounds(part)
+    do("pseudomask", output=tmp_path / "whole.tif", **inputs)
+    do("pseudomask", output=tmp_path / "part.tif", extent=list(map(float, extent)), **inputs)
+    with rasterio.open(tmp_path / "part.tif") as src, rasterio.open(tmp_path / "whole.tif") as whole:
+        assert (src.transform, src.shape) == (where, (88, 72))
+        here, there = src.read(1), whole.read(1, window=part)
+    inside = slice(SIDE + REACH, -SIDE - REACH)  # the rest is blended from other tiles
+    assert len(np.unique(here[inside, inside])) > 1
+    assert (here == there)[inside, inside].mean() > 0.99
+    index = read_tile_index(tiles)
+    assert index.scheme is not None
+    for tile, tags in zip(index.windows(), index.tags(), strict=True):
+        if tile.col_off < 32 or tile.col_off >= 96 or tile.row_off < 16 or tile.row_off >= 96:
+            continue
+        top, left = int(tile.row_off) - 8, int(tile.col_off) - 24
+        allowed = {c for c, tag in zip(index.scheme.codes, tags, strict=True) if tag == 1}
+        assert set(np.unique(here[top : top + SIDE, left : left + SIDE])) <= allowed | {NODATA}
+
+
+# --- splits -----------------------------------------------------------------------------------------------------------
+
+
+def test_training_reads_the_tagged_tiles_of_its_splits_and_nothing_of_the_others(tmp_path: Path) -> None:
+    size, side = 160, 16
+    scene = write_raster(tmp_path / "s.tif", np.arange(size**2, dtype=np.float32).reshape(size, size), names=["B04"])
+    cutting = {"tile_size_m": 160, "block_size_m": 480, "gap_m": 40, "validation_share": 0.2, "test_share": 0.2}
+    do("tiles", scene=[scene], output=tmp_path / "tiles.gpkg", **cutting)
+    frame = read_tile_index(tmp_path / "tiles.gpkg").frame
+    assert set(frame["split"]) == {"train", "validation", "test", "gap"}
+    random = np.random.default_rng(0)
+    names = np.array(["Forest", "Croplands", "Water"])
+    known = random.random((len(frame), 3)) < 0.5
+    frame["classes"] = [", ".join(names[row]) or None for row in known]  # about an eighth has no tags
+    layer = write_layer(tmp_path / "tags.gpkg", list(frame.geometry), frame.crs, classes=frame["classes"].tolist())
+    do("tag", tiles=tmp_path / "tiles.gpkg", scheme=SCHEME, source="text", layer=layer, field="classes")
+    data = load_training_data(read_tile_index(tmp_path / "tiles.gpkg"), [], [], [], Reporter())
+    assert data.validation is not None and data.validation_index is not None
+    for split, found, index in (
+        ("train", data.train, data.train_index),
+        ("validation", data.validation, data.validation_index),
+    ):
+        expected = frame[(frame["split"] == split) & known.any(axis=1)]
+        assert 0 < len(expected) < (frame["split"] == split).sum()
+        assert index.frame["tile_id"].tolist() == expected["tile_id"].tolist()
+        np.testing.assert_array_equal(found.tags.numpy(), known[expected.index])
+        left, _, _, top = expected.geometry.bounds.to_numpy().T
+        corners = np.rint((ORIGIN[1] - top) / 10 * size + (left - ORIGIN[0]) / 10)
+        steps = np.arange(side)[:, None] * size + np.arange(side)
+        np.testing.assert_array_equal(found.store.values[:, 0], corners[:, None, None] + steps)
 
 
 # --- Sentinel-1 and Sentinel-2 ----------------------------------------------------------------------------------------

@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from small_models import CODES, REFINING, TRAINING, class_mosaic, textured
 from small_rasters import ORIGIN, RESOURCES, development_data, scheme, write_raster
 
 from sparsevit.errors import InputError
+from sparsevit.geodata.legend import NODATA
 from sparsevit.geodata.scene import open_scene
 from sparsevit.geodata.tile_index import groups, read_tile_index
-from sparsevit.jobs import tag, tiles
+from sparsevit.jobs import predict, pseudomask, refine, tag, tiles, train
+from sparsevit.models.model_file import read_card
 from sparsevit.reporting import Reporter
+from sparsevit.training.tagged import load_training_data
 
 SIDE = 8
 DFC = RESOURCES / "schemes" / "dfc2020.json"
@@ -214,3 +218,103 @@ def test_published_reference_maps_tag_their_patches(tmp_path: Path) -> None:
     assert index.scheme is not None
     assert set(index.scheme.codes) >= found
     assert scheme("corine_level1").subset([str(c) for c in index.scheme.codes]) == index.scheme
+
+
+# --- from patches to a model and back ---------------------------------------------------------------------------------
+
+PATCH_SIDE = 32
+
+
+def mosaic_patch(root: Path, number: int) -> None:
+    """A patch of two bands from its own piece of a mosaic of classes; two of three scenes hold two classes only."""
+    classes = class_mosaic(PATCH_SIDE, seed=number)
+    classes[-8:] = CODES[number % 3]  # so that every class occurs often
+    if number % 3:
+        classes[classes == CODES[number % 3 - 1]] = CODES[number % 3]
+    values = textured(classes, seed=number).clip(1).astype(np.uint16)
+    place = (ORIGIN[0] + 1000 * number, ORIGIN[1] - 70 * number)
+    scene = number % 2
+    for sensor, raster in (("s2", values), ("dfc", classes)):
+        path = root / "ROIs1158_spring" / f"{sensor}_{scene}" / f"ROIs1158_spring_{sensor}_{scene}_p{number // 2}.tif"
+        write_raster(path, raster, origin=place)
+
+
+@pytest.fixture(scope="module")
+def patch_road(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve patches of two scenes, numbered alike, on the road to a refined model."""
+    home = tmp_path_factory.mktemp("patches")
+    for number in range(12):
+        mosaic_patch(home / "data", number)
+    index, cpu = home / "p.gpkg", {"device": "cpu", "precision": "32-true"}
+    cutting = {"block_size_m": 1000.0, "gap_m": 0.0, "band_names": ["B04", "B08"]}
+    run(tiles, folder=home / "data", layout="dfc2020", output=index, **cutting)
+    run(tag, tiles=index, scheme=DFC, source="raster")
+    classifier = home / "classifier.safetensors"
+    run(train, tiles=index, output=classifier, **{**TRAINING, "spectral_epochs": 60})
+    painting = {"spectral_weight": 1.0, "ignore_margin": 0.1, **cpu}
+    run(pseudomask, model=classifier, tiles=index, output=home / "masks", confidence=home / "margins", **painting)
+    inputs = {"tiles": index, "classifier": classifier, "pseudomask": home / "masks"}
+    run(refine, **inputs, **REFINING, **cpu, output=home / "refined.safetensors")
+    return home
+
+
+def true_classes(path: Path) -> np.ndarray:
+    """The land cover that belongs to a patch."""
+    with rasterio.open(
+        path.parent.parent / path.parent.name.replace("s2", "dfc") / path.name.replace("s2", "dfc")
+    ) as src:
+        return src.read(1)
+
+
+def test_every_patch_has_a_pseudomask_of_its_own_grid_tags_and_content(patch_road: Path) -> None:
+    index = read_tile_index(patch_road / "p.gpkg")
+    assert index.scheme is not None
+    assert len(list((patch_road / "masks").glob("*.tif"))) == len(list((patch_road / "margins").glob("*.tif"))) == 12
+    for (files, _), tags in zip(groups(index), index.tags(), strict=True):
+        with rasterio.open(files[0]) as patch, rasterio.open(patch_road / "masks" / files[0].name) as mask:
+            assert (mask.crs, mask.transform, mask.shape) == (patch.crs, patch.transform, patch.shape)
+            labels = mask.read(1)
+        allowed = {c for c, known in zip(index.scheme.codes, tags, strict=True) if known == 1}
+        assert set(np.unique(labels)) <= allowed | {NODATA}
+        painted = labels != NODATA
+        assert painted.mean() > 0.5
+        assert (labels == true_classes(files[0]))[painted].mean() > 0.8, files[0].name
+
+
+def test_refinement_reads_the_mask_of_the_very_patch(patch_road: Path) -> None:
+    index = read_tile_index(patch_road / "p.gpkg")
+    card = read_card(patch_road / "classifier.safetensors")
+    assert index.scheme is not None
+    data = load_training_data(index, [], index.scheme.names, card.bands, Reporter())
+    params = {"tiles": "p.gpkg", "classifier": "c.safetensors", "output": "m.safetensors"}
+    request = refine.JOB.parse({**params, "pseudomask": str(patch_road / "masks")})
+    masks = refine.read_masks(data.train_index, request, index.scheme)
+    assert len(masks) == len(data.train) > 5
+    codes = np.array([*index.scheme.codes, NODATA])  # the last one is index -1: unlabelled
+    for (files, _), mask, values in zip(groups(data.train_index), masks.numpy(), data.train.store.values, strict=True):
+        with rasterio.open(files[0]) as patch, rasterio.open(patch_road / "masks" / files[0].name) as painted:
+            np.testing.assert_array_equal(values, patch.read())
+            np.testing.assert_array_equal(codes[mask], painted.read(1))
+
+
+def test_the_model_refined_on_patches_maps_a_patch(patch_road: Path) -> None:
+    files, _ = list(groups(read_tile_index(patch_road / "p.gpkg")))[3]
+    target, model = patch_road / "map.tif", patch_road / "refined.safetensors"
+    assert read_card(model).kind == "landcover"
+    run(predict, model=model, scene=[str(files[0])], band_names=["B04", "B08"], output=target, device="cpu")
+    with rasterio.open(files[0]) as patch, rasterio.open(target) as mapped:
+        assert (mapped.crs, mapped.transform, mapped.shape) == (patch.crs, patch.transform, patch.shape)
+        assert set(np.unique(mapped.read(1))) <= set(CODES)
+        assert (mapped.read(1) == true_classes(files[0])).mean() > 0.8
+
+
+def test_a_patch_without_its_pseudomask_is_named(patch_road: Path, tmp_path: Path) -> None:
+    shutil.copytree(patch_road / "masks", tmp_path / "masks")
+    index = read_tile_index(patch_road / "p.gpkg").in_split("train")
+    missing = next(groups(index))[0][0].name
+    (tmp_path / "masks" / missing).unlink()
+    inputs = {"tiles": patch_road / "p.gpkg", "classifier": patch_road / "classifier.safetensors"}
+    with pytest.raises(InputError, match=missing) as raised:
+        run(refine, **inputs, pseudomask=tmp_path / "masks", output=tmp_path / "refined.safetensors", device="cpu")
+    assert raised.value.parameter == "pseudomask"
+    assert not (tmp_path / "refined.safetensors").exists()

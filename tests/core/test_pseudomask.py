@@ -96,6 +96,17 @@ def test_a_single_class_is_certain() -> None:
     assert (labels == 0).all() and (confidence == 1).all()
 
 
+def test_a_pixel_without_evidence_is_ignored() -> None:
+    labels, confidence = label(np.zeros((3, 2, 2), np.float32), np.ones((3, 2, 2), bool), 0)
+    assert (labels == IGNORE).all() and (confidence == 0).all()
+
+
+def test_where_all_evidence_is_for_excluded_classes_nothing_is_painted() -> None:
+    evidence = np.array([1, 0, 0], np.float32)[:, None, None]
+    labels, _ = label(evidence, np.array([False, True, True])[:, None, None], 0)
+    assert labels[0, 0] == IGNORE
+
+
 # --- evidence ---------------------------------------------------------------------------------------------------------
 
 
@@ -143,6 +154,15 @@ def test_nodata_in_a_tile_gives_finite_evidence() -> None:
     assert tile_evidence(sharp_model(), PseudomaskSettings(), CPU, everything)(x, []).isfinite().all()
 
 
+def test_a_tile_in_which_no_class_is_predicted_stays_unlabelled_without_a_margin() -> None:
+    model = sharp_model()
+    assert model.vit is not None
+    model.vit.head[1].bias.data.fill_(-50)
+    evidence = tile_evidence(model, CLUSTERS, CPU, everything)(tiles(1), [Window(0, 0, SIDE, SIDE)])
+    labels, _ = label(evidence[0].numpy(), everything(Window(0, 0, SIDE, SIDE)), 0)
+    assert (labels == IGNORE).all()
+
+
 # --- clusters on whole tiles ------------------------------------------------------------------------------------------
 
 
@@ -182,3 +202,64 @@ def test_the_same_tile_is_painted_the_same_every_time() -> None:
     model = sharp_model()
     first, second = (paint_tiles(model, tiles(), CLUSTERS, [ALL] * 3) for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+# --- re-classification ------------------------------------------------------------------------------------------------
+
+
+def discerning_model() -> LandCoverModel:
+    """Band k shows class k; head k looks where class k is, and tells the class token what it saw.
+
+    Class 1 counts as a little more probable than it looks.
+    """
+    model = tiny_model(channels=3)
+    assert model.vit is not None and model.vit.token_head is not None
+    vit, patch = model.vit, SIDE // 4
+    for parameter in vit.parameters():
+        parameter.data.zero_()
+    for norm in vit.modules():
+        if isinstance(norm, torch.nn.LayerNorm):
+            norm.weight.data.fill_(1)
+    read, marked, width = torch.eye(3, 16), 3, 8
+    vit.patch_embed.weight.data[:3] = (torch.eye(3) / patch**2)[:, :, None, None]
+    vit.cls_token.data[..., marked] = 1
+    attention = vit.blocks[-1].attn
+    query, key, value = attention.qkv.weight.data.view(3, 2, width, 16)
+    for k in range(2):
+        query[k, 0, marked] = key[k, 0, k] = 1.5
+        value[k, :3] = read
+        attention.proj.weight.data[:3, k * width : k * width + 3] = torch.eye(3)
+    for head in (vit.head, vit.token_head):
+        head[1].weight.data[:] = read
+    vit.head[1].bias.data[1] = 0.5
+    return model.requires_grad_(False)
+
+
+def two_halves() -> tuple[torch.Tensor, np.ndarray]:
+    """A tile of class 0 on three quarters and class 1 on the rest; and its true mask."""
+    truth = np.zeros((SIDE, SIDE), np.int64)
+    truth[:, 3 * SIDE // 4 :] = 1
+    return torch.from_numpy(np.eye(3, dtype=np.float32)[truth].transpose(2, 0, 1))[None], truth
+
+
+def test_reclassification_corrects_the_names_that_the_rank_got_wrong() -> None:
+    model, (z, truth) = discerning_model(), two_halves()
+    tags = [np.array([True, True, False])]
+    by_rank = replace(CLUSTERS, naming="rank")
+    np.testing.assert_array_equal(paint_tiles(model, z, by_rank, tags)[0], 1 - truth)
+    np.testing.assert_array_equal(paint_tiles(model, z, replace(by_rank, reclassify=True), tags)[0], truth)
+
+
+def test_reclassification_keeps_names_that_are_right() -> None:
+    model, (z, truth) = discerning_model(), two_halves()
+    for reclassify in (False, True):
+        settings = replace(CLUSTERS, naming="assignment", reclassify=reclassify)
+        np.testing.assert_array_equal(paint_tiles(model, z, settings, [np.array([True, True, False])])[0], truth)
+
+
+def test_reclassification_chooses_among_the_tags_alone() -> None:
+    model, (z, truth) = discerning_model(), two_halves()
+    settings = replace(CLUSTERS, naming="rank", reclassify=True)
+    mask = paint_tiles(model, z, settings, [np.array([False, True, True])])[0]
+    assert (mask[truth == 1] == 1).all()
+    assert set(np.unique(mask)) <= {1, 2}

@@ -127,6 +127,17 @@ def test_band_names_come_from_descriptions_then_file_names_then_numbers(tmp_path
             scene.select(["B99"], "The model")
 
 
+def test_values_come_in_the_order_in_which_bands_are_asked_for(tmp_path: Path) -> None:
+    levels = {"B08": 8, "B02": 2, "B04": 4, "B12": 12, "B11": 11}
+    planes = [np.full((4, 4), level, np.float32) for level in levels.values()]
+    first = write_raster(tmp_path / "first.tif", np.stack(planes[:3]), names=["B08", "B02", "B04"])
+    second = write_raster(tmp_path / "second.tif", np.stack(planes[3:]), names=["B12", "B11"])
+    with open_scene([first, second]) as scene:
+        for names in (["B02", "B04", "B08"], ["B11", "B04", "B12", "B08"], ["B12"], list(levels)):
+            values, valid = scene.select(names, "The model").read(whole(scene))
+            assert valid.all() and values[:, 0, 0].tolist() == [levels[n] for n in names]
+
+
 def test_wrong_band_names_are_refused(tmp_path: Path, fine: Path) -> None:
     with pytest.raises(InputError, match="2 band names were given, but the scene has 1"):
         open_scene([fine], ["a", "b"])

@@ -13,6 +13,7 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio.windows import Window
 from small_rasters import ORIGIN, RESOURCES, SAMPLE, scheme, write_layer, write_raster
 
 from sparsevit.errors import InputError
@@ -20,6 +21,7 @@ from sparsevit.geodata.categorical import translate
 from sparsevit.geodata.legend import ClassScheme
 from sparsevit.geodata.tile_index import read_tile_index
 from sparsevit.jobs import tag, tiles
+from sparsevit.labels.allowed import allowed_classes
 from sparsevit.labels.cooccurrence import choose_classes, contrast_warnings, cooccurrence, table_text
 from sparsevit.labels.fields import match_polygons, split_labels, text_tags
 from sparsevit.labels.mapping import code_table, known_labels, load_mapping, resolve
@@ -208,6 +210,13 @@ def test_boolean_fields_keep_the_unknown(index: Path, tmp_path: Path) -> None:
     none = write_layer(tmp_path / "n.gpkg", shapes[:1], lava=[1])
     with pytest.raises(InputError, match="no field named after a class"):
         tagged(index, source="fields", layer=none)
+
+
+def test_tiles_without_tags_allow_every_class(index: Path) -> None:
+    found, classes = read_tile_index(index), scheme()
+    unknown = found.with_tags(classes, np.full((len(found), len(classes.codes)), -1, np.int8), 0.1)
+    allowed = allowed_classes(unknown, classes)(Window(0, 0, 8, 8))
+    assert allowed.shape == (len(classes.codes), 8, 8) and allowed.all()
 
 
 def test_tags_edited_in_the_index_are_read_back(index: Path, tmp_path: Path) -> None:

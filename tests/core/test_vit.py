@@ -176,9 +176,9 @@ def test_rows_of_the_gated_attention_sum_to_the_gate(keep: list[bool]) -> None:
 # --- physical pruning -----------------------------------------------------------------------------------------------
 
 
-def assert_pruned_equals_masked(keep: list[bool]) -> None:
+def assert_pruned_equals_masked(keep: list[bool], config: ViTConfig = SMALL) -> None:
     masks, x = list(torch.tensor(keep).split(HEADS)), tiles()
-    masked, pruned = network(), network()
+    masked, pruned = network(config), network(config)
     masked.set_head_mask(masks)
     pruned.prune(masks)
     expected, out = masked(x, need_attention=True), pruned(x, need_attention=True)
@@ -198,6 +198,12 @@ def test_pruned_equals_masked(keep: list[bool]) -> None:
 def test_pruning_all_or_no_heads_of_a_block_equals_masking(keep: list[bool]) -> None:
     assert_pruned_equals_masked([*keep, True, False, True, False])
     assert_pruned_equals_masked([True, False, True, False, *keep])
+
+
+@settings(max_examples=25)
+@given(MASKS)
+def test_biases_of_queries_keys_and_values_go_with_their_heads(keep: list[bool]) -> None:
+    assert_pruned_equals_masked(keep, replace(SMALL, qkv_bias=True))
 
 
 @settings(max_examples=25)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from conftest import SAMPLE
 from qgis.gui import QgsBrowserGuiModel
 from test_provider import IDS
 
@@ -22,6 +23,17 @@ def test_dialog_holds_every_parameter(open_dialog, name):
     dialog = open_dialog(name)
     tool = dialog.algorithm()
     assert {definition.name() for definition in tool.parameterDefinitions()} == set(dialog.mainWidget().wrappers)
+    dialog.close()
+
+
+@pytest.mark.parametrize("name", ["assessaccuracy", "maplandcover"])
+@pytest.mark.parametrize("file", ["reference.tif", "tags.gpkg"])
+def test_reference_may_be_raster_or_vector(open_dialog, context, name, file):
+    dialog = open_dialog(name)
+    path = str(SAMPLE / "virginia" / file)
+    reference = dialog.mainWidget().wrappers["REFERENCE"]
+    reference.setParameterValue(path, context)
+    assert reference.parameterValue() == path
     dialog.close()
 
 

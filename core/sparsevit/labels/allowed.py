@@ -38,7 +38,8 @@ def allowed_classes(index: TileIndex | None, scheme: ClassScheme) -> Callable[[W
     tagged: BoolArray = np.asarray((tags >= 0).any(axis=1))
     possible = tags[tagged] != ABSENT
     windows = [w for w, keep in zip(index.windows(), tagged, strict=True) if keep]
-    boxes = np.array([(w.row_off, w.col_off, w.row_off + w.height, w.col_off + w.width) for w in windows], int)
+    corners = [(w.row_off, w.col_off, w.row_off + w.height, w.col_off + w.width) for w in windows]
+    boxes = np.array(corners, int).reshape(-1, 4)  # there may be none
 
     def allowed(window: Window) -> BoolArray:
         top, left = int(window.row_off), int(window.col_off)

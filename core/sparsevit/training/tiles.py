@@ -88,10 +88,10 @@ def open_tile_scene(index: TileIndex, paths: list[Path], bands: list[str]) -> Sc
 
 
 def band_statistics(store: TileStore) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each band `[C]` over all valid pixels of the tiles.
+    """Mean and standard deviation (at least 1e-6) of each band `[C]` over all valid pixels of the tiles.
 
     Raises:
-        InputError: A band is constant or has no valid pixel.
+        InputError: A band has no valid pixel.
     """
     total, squares, count = (np.zeros(store.values.shape[1]) for _ in range(3))
     for tile in store.values:

@@ -217,7 +217,7 @@ def label(evidence: FloatArray, allowed: BoolArray, ignore_margin: float) -> tup
     Args:
         evidence: Probabilities `[K, H, W]`.
         allowed: `[K, H, W]`; a pixel without any allowed class is not restricted.
-        ignore_margin: Pixels with a smaller margin are ignored.
+        ignore_margin: Pixels with a smaller margin are ignored, as are those without evidence for any allowed class.
 
     Returns:
         Class index `[H, W]`, -1 for the ignore band; margin `[H, W]`, 0–1.
@@ -226,5 +226,5 @@ def label(evidence: FloatArray, allowed: BoolArray, ignore_margin: float) -> tup
     best = restricted.argmax(axis=0)
     ordered = np.sort(restricted, axis=0)
     margin = ordered[-1] - (ordered[-2] if len(ordered) > 1 else 0)
-    labels = np.where(margin >= ignore_margin, best, IGNORE)
+    labels = np.where((margin >= ignore_margin) & (ordered[-1] > 0), best, IGNORE)
     return labels, np.clip(margin, 0, 1).astype(np.float32)
