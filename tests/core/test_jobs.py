@@ -203,6 +203,21 @@ def test_a_cancelled_road_leaves_no_half_file_and_keeps_former_outputs(
         assert files[name].read_bytes() == FORMER
 
 
+def test_a_cancelled_training_goes_on_where_it_was_stopped(
+    road: tuple[Any, dict[str, Path], Diary], tmp_path: Path
+) -> None:
+    tiles, whole, resumed = road[1]["tiles"], tmp_path / "whole.safetensors", tmp_path / "resumed.safetensors"
+    do("train", tiles=tiles, output=whole, **TRAINING)
+    folder = {"checkpoints": tmp_path / "checkpoints"}
+    with pytest.raises(CancelledError):
+        do("train", Diary(0.4), tiles=tiles, output=resumed, **folder, **TRAINING)
+    assert not resumed.exists() and any((tmp_path / "checkpoints").iterdir())
+    do("train", tiles=tiles, output=resumed, resume=True, **folder, **TRAINING)
+    first, second = (load_model(path)[0].state_dict() for path in (whole, resumed))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_a_cancelled_map_leaves_the_former_one_untouched(
     road: tuple[Any, dict[str, Path], Diary], tmp_path: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +68,18 @@ def test_a_band_without_valid_pixels_is_refused() -> None:
     with pytest.raises(InputError, match="no valid pixel") as raised:
         band_statistics(store_of(values))
     assert raised.value.parameter == "tiles"
+
+
+def test_reading_tiles_holds_no_more_than_a_batch_in_memory() -> None:
+    store = TileStore((256, 10, 64, 64))
+    batch = store.values[:16].nbytes
+    tracemalloc.start()
+    for positions in torch.arange(len(store)).split(16):
+        store.batch(positions)
+    band_statistics(store)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * batch < store.values.nbytes / 4
 
 
 def test_the_training_tiles_have_mean_zero_and_spread_one() -> None:
