@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from small_rasters import ORIGIN, SAMPLE, scheme, write_layer, write_raster
 
 from sparsevit.errors import CancelledError, InputError
 from sparsevit.geodata.scene import open_scene
-from sparsevit.geodata.tile_index import read_tile_index
+from sparsevit.geodata.tile_index import UNKNOWN, read_tile_index
+from sparsevit.geodata.tile_masks import read_tile_masks
 from sparsevit.jobs import JOBS, get_job
 from sparsevit.jobs.base import Result
 from sparsevit.mapping.predict import check_scene
@@ -402,6 +404,34 @@ def test_a_class_absent_from_the_training_split_is_named(place: Path, tmp_path: 
     assert raised.value.parameter == "classes"
 
 
+class Warned(Diary):
+    """Remembers the warnings only."""
+
+    def log(self, text: str, level: str = "info") -> None:
+        if level == "warning":
+            super().log(text, level)
+
+
+@pytest.mark.parametrize(
+    ("texts", "warning"),
+    [
+        (["Forest, Water", "Forest"], "Forest is present in every tile .*without tiles that lack it"),
+        (["Forest, Water", "Croplands"], "Forest and Water always occur together: .*cannot tell them apart"),
+    ],
+    ids=["a class everywhere", "two classes together"],
+)
+def test_tags_that_cannot_teach_a_class_are_pointed_out(
+    place: Path, tmp_path: Path, texts: list[str], warning: str
+) -> None:
+    tiles, warned = cut(place, tmp_path), Warned()
+    frame = read_tile_index(tiles).frame
+    classes = [texts[k % 2] for k in range(len(frame))]
+    layer = write_layer(tmp_path / "tags.gpkg", list(frame.geometry), crs=frame.crs, classes=classes)
+    result: Any = do("tag", warned, tiles=tiles, scheme=SCHEME, source="text", layer=layer, field="classes")
+    assert warned.lines == result.warnings and len(warned.lines) == 1
+    assert re.search(warning, warned.lines[0])
+
+
 def test_tiles_without_tags_cannot_be_trained_on(place: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError) as raised:
         do("train", tiles=cut(place, tmp_path), output=tmp_path / "model.safetensors", **TRAINING)
@@ -428,6 +458,108 @@ def test_a_band_that_the_tile_index_lacks_is_named(road: tuple[Any, dict[str, Pa
     with pytest.raises(InputError, match="B99") as raised:
         do("train", tiles=road[1]["tiles"], bands=["B04", "B99"], output=tmp_path / "m.safetensors", **TRAINING)
     assert raised.value.parameter in ("tiles", "bands")
+
+
+@pytest.mark.parametrize("other", [{"bands": ["B04"]}, {"learning_rate": 0.5}], ids=["bands", "settings"])
+def test_checkpoints_of_another_training_are_refused(
+    road: tuple[Any, dict[str, Path], Diary], tmp_path: Path, other: dict[str, Any]
+) -> None:
+    request = {"tiles": road[1]["tiles"], "checkpoints": tmp_path / "c", "output": tmp_path / "m.safetensors"}
+    with pytest.raises(CancelledError):
+        do("train", Diary(0.4), **request, **TRAINING)
+    with pytest.raises(InputError, match=r"spectral\.checkpoint does not fit") as raised:
+        do("train", resume=True, **request, **TRAINING, **other)
+    assert raised.value.parameter == "resume" and raised.value.hint
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+STUDY = {"shares": [0.5], "seeds": 1, **{k: v for k, v in TRAINING.items() if k != "controls"}}
+READERS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
+    "train": ("m.safetensors", ["tiles"], TRAINING),
+    "refine": ("m.safetensors", ["tiles", "classifier", "pseudomask"], {**REFINING, "device": "cpu"}),
+    "pseudomask": ("mask.tif", ["tiles", "model"], {"device": "cpu"}),
+    "suggest": ("ranked.gpkg", ["tiles", "classifier"], {"device": "cpu"}),
+    "study heads": ("study.html", ["tiles"], STUDY),
+    "inspect": ("heads.tif", ["model"], {"device": "cpu"}),
+}
+"""Of each job that reads a tile index or a model: the name of its output, its inputs, its settings."""
+
+
+def refused(job: str, folder: Path, files: dict[str, Path], **more: Any) -> InputError:
+    """Run a reader that cannot work; gives the error, which says what to do."""
+    name, inputs, settings = READERS[job]
+    request = {key: files[key] for key in inputs} | {"output": folder / name} | settings | more
+    before = set(folder.iterdir())
+    with pytest.raises(InputError) as raised:
+        do(job, **request)
+    assert set(folder.iterdir()) == before
+    assert raised.value.hint
+    return raised.value
+
+
+@pytest.fixture(scope="module")
+def files(road: tuple[Any, dict[str, Path], Diary], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Inputs of all readers; every other tile of the index has no tags."""
+    classifier, tiles = road[1]["classifier_model"], tmp_path_factory.mktemp("files") / "tiles.gpkg"
+    index = read_tile_index(road[1]["tiles"])
+    assert index.scheme is not None
+    tags = index.tags()
+    tags[1::2] = UNKNOWN
+    index.with_tags(index.scheme, tags, 0.1).write(tiles)
+    return {"tiles": tiles, "model": classifier, "classifier": classifier, "pseudomask": road[1]["pseudomask"]}
+
+
+def write_scene(path: Path, names: list[str], metres: float = 0.0) -> Path:
+    """A scene of the size of the place, so many metres to the east."""
+    origin = (ORIGIN[0] + metres, ORIGIN[1])
+    return write_raster(path, np.ones((len(names), 112, 112), np.float32), origin=origin, names=names)
+
+
+@pytest.mark.parametrize("job", [job for job, (_, inputs, _) in READERS.items() if "tiles" in inputs])
+def test_a_tile_index_of_another_scene_is_refused(job: str, files: dict[str, Path], tmp_path: Path) -> None:
+    moved = write_scene(tmp_path / "moved.tif", ["B04", "B08"], 30.0)
+    error = refused(job, tmp_path, files, scene=[moved])
+    assert error.parameter == "tiles" and "was not cut from" in error.message and "moved.tif" in error.message
+
+
+def test_masks_are_not_cut_out_by_tiles_of_another_scene(files: dict[str, Path], tmp_path: Path) -> None:
+    moved = write_scene(tmp_path / "moved.tif", ["B04", "B08"], 30.0)
+    with pytest.raises(InputError, match="was not cut from"):
+        read_tile_masks(read_tile_index(files["tiles"]), [moved], lambda _: files["pseudomask"], {1: 0}, "pseudomask")
+
+
+@pytest.mark.parametrize("job", ["refine", "pseudomask", "suggest", "inspect"])
+def test_a_scene_without_a_band_of_the_model_is_refused(job: str, files: dict[str, Path], tmp_path: Path) -> None:
+    other = write_scene(tmp_path / "other.tif", ["B04", "B11"])
+    do("tiles", scene=[other], output=tmp_path / "tiles.gpkg", **CUTTING)
+    index, tagged = read_tile_index(tmp_path / "tiles.gpkg"), read_tile_index(files["tiles"])
+    assert tagged.scheme is not None
+    index.with_tags(tagged.scheme, tagged.tags(), 0.1).write(tmp_path / "tiles.gpkg")
+    scene = {"scene": [other]} if job == "inspect" else {}
+    error = refused(job, tmp_path, {**files, "tiles": tmp_path / "tiles.gpkg"}, **scene)
+    assert error.parameter in ("tiles", "scene")
+    assert "needs the band B08, but the scene other.tif has B04, B11" in error.message
+
+
+def test_a_tile_index_with_other_classes_paints_nothing(files: dict[str, Path], tmp_path: Path) -> None:
+    index = read_tile_index(files["tiles"])
+    assert index.scheme is not None
+    two = index.scheme.subset(["Forest", "Water"])
+    index.with_tags(two, index.tags()[:, [index.scheme.codes.index(c) for c in two.codes]], 0.1).write(
+        tmp_path / "two.gpkg"
+    )
+    error = refused("pseudomask", tmp_path, {**files, "tiles": tmp_path / "two.gpkg"})
+    assert error.parameter == "tiles" and "Croplands" in error.message
+
+
+@pytest.mark.parametrize(("metres", "problem"), [(50_000.0, "does not overlap"), (0.0, "labels no pixel")])
+def test_a_pseudomask_of_another_scene_is_refused(
+    files: dict[str, Path], tmp_path: Path, metres: float, problem: str
+) -> None:
+    empty = np.full((112, 112), NODATA, np.uint8)
+    other = write_raster(tmp_path / "other.tif", empty, origin=(ORIGIN[0] + metres, ORIGIN[1]), nodata=NODATA)
+    error = refused("refine", tmp_path, {**files, "pseudomask": other})
+    assert error.parameter == "pseudomask" and problem in error.message and "other.tif" in error.message
 
 
 def test_a_scene_of_another_resolution_is_refused(tmp_path: Path) -> None:

@@ -116,6 +116,26 @@ def test_class_that_is_never_present(refusal: Refusal, place: Place) -> None:
     assert "Savanna" in reason
 
 
+@pytest.mark.parametrize(
+    ("texts", "warning"),
+    [
+        (["Forest, Water", "Forest"], "Forest is present in every tile where it is known"),
+        (["Forest, Water", "Croplands"], "Forest and Water always occur together"),
+    ],
+    ids=["a class everywhere", "two classes together"],
+)
+def test_tags_that_cannot_teach_a_class_are_pointed_out(
+    qgis: QgisProcess, place: Place, tmp_path: Path, texts: list[str], warning: str
+) -> None:
+    layer, output = tmp_path / "tags.gpkg", tmp_path / "tiles.gpkg"
+    tags = geopandas.read_file(place.tags)
+    tags.assign(classes=[texts[k % 2] for k in range(len(tags))]).to_file(layer, driver="GPKG")
+    done = qgis.run("tagtiles", TILES=place.tiles, LAYER=layer, FIELD="classes", SOURCE="text", OUTPUT=output)
+    assert done.code == 0, done.reason  # the tags may be all that there is
+    assert warning in done.out + done.err
+    assert output.is_file()
+
+
 def test_class_that_the_scheme_lacks(refusal: Refusal, place: Place) -> None:
     reason = refusal("trainclassifier", ".safetensors", TILES=place.tiles, CLASSES="Forest, Lava", **TRAINING)
     assert "Lava" in reason

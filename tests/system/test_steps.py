@@ -24,6 +24,7 @@ def test_all_algorithms_are_listed(qgis: QgisProcess) -> None:
         "assessaccuracy",
         "vectorizelandcover",
         "inspectheads",
+        "studyheads",
         "checkengine",
     ):
         assert f"sparsevit:{name}" in listed
@@ -82,6 +83,34 @@ def test_a_refined_model_has_the_heads_of_its_classifier(place: Place) -> None:
         assert ours.count == inspected.count == 7
         assert np.allclose(ours.read(), inspected.read(), atol=1e-5)
         assert all(name.startswith("Block") and "gate" in name for name in inspected.descriptions)
+
+
+def test_study_of_heads_has_a_curve_for_each_method(qgis: QgisProcess, place: Place) -> None:
+    report, numbers = place.folder / "study.html", place.folder / "study.json"
+    done = qgis.run(
+        "studyheads",
+        TILES=place.tiles,
+        REFERENCE=place.pseudomask,
+        SHARES="0.25",
+        SEEDS=1,
+        **{name: value for name, value in TRAINING.items() if name != "CONTROLS"},
+        OUTPUT=report,
+        JSON_OUTPUT=numbers,
+    )
+    assert done.code == 0, done.reason
+    data = json.loads(numbers.read_text(encoding="utf-8"))
+    curve = [(row["method"], row["share"], row["heads"]) for row in data["rows"]]
+    chosen = [(method, 0.25, 6) for method in ("learned gates", "Taylor importance", "random heads")]
+    assert curve == [("all heads", 1.0, 24), *chosen]
+    assert all(0 <= row[score] <= 1 for row in data["rows"] for score in ("f1_mean", "ap_mean", "miou_mean"))
+    assert [point["macro_f1"] for point in data["points"]] == [row["f1_mean"] for row in data["rows"]]
+    page = report.read_text(encoding="utf-8")
+    assert "data:image/png;base64," in page
+    assert all(f"<td>{row['method']}</td><td>{row['heads']}</td>" in page for row in data["rows"])
+    assert int(done.results["HEADS_TOTAL"]) == 24
+    assert float(done.results["MACRO_F1_ALL_HEADS"]) == pytest.approx(data["rows"][0]["f1_mean"], abs=1e-5)
+    assert (done.results["OUTPUT"], done.results["JSON_OUTPUT"]) == (str(report), str(numbers))
+    assert all(f"{heads} heads by {method}" in done.out for method, _share, heads in curve)
 
 
 def test_report_has_numbers_and_figures(place: Place) -> None:
