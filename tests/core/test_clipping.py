@@ -88,6 +88,16 @@ def test_a_network_that_knows_too_little_learns_from_all_pixels() -> None:
         assert bool((gradient == 0).any()) == clips
     unsure = clipped_mean(loss, everywhere(loss), rule(start=0.01))
     torch.testing.assert_close(unsure, loss.mean())
+    (gradient,) = torch.autograd.grad(unsure, loss)
+    torch.testing.assert_close(gradient, torch.full_like(loss, 1 / loss.numel()))
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+def test_a_mean_that_is_exactly_the_start_is_enough(per_image: bool) -> None:
+    loss = torch.tensor([[[1.0, 1.0], [1.0, 3.0]]])
+    for start, expected in ((1.5, 1.5), (1.25, torch.inf)):
+        chosen = rule(patch=2, start=start, per_image=per_image)
+        assert (clipping_threshold(loss, everywhere(loss), chosen) == expected).all()
 
 
 @given(SIZES, PATCHES, SEEDS)
@@ -190,7 +200,9 @@ def test_the_published_mean_counts_pixels_without_a_label() -> None:
 @pytest.mark.parametrize("published", [False, True])
 @pytest.mark.parametrize("per_image", [False, True])
 def test_a_batch_without_any_label_costs_nothing(published: bool, per_image: bool) -> None:
-    loss = losses(2, 5, 5).requires_grad_(True)
+    loss = losses(2, 5, 5)
+    loss[0, 0] = torch.nan
+    loss.requires_grad_(True)
     chosen = rule(published=published, per_image=per_image)
     mean = clipped_mean(loss, torch.zeros_like(loss, dtype=torch.bool), chosen)
     mean.backward()
@@ -246,6 +258,10 @@ def test_the_start_is_a_share_of_the_loss_of_a_guess(classes: int, side: int) ->
     guess = F.cross_entropy(torch.zeros(1, classes), torch.zeros(1, dtype=torch.long)).item()
     assert chosen.start == pytest.approx(0.4 * guess, rel=1e-5)
     assert math.ceil(side / chosen.patch) <= 4
+
+
+def test_a_rule_with_means_of_each_image_is_otherwise_the_same() -> None:
+    assert clipping_rule(8, 64, per_image=True) == replace(clipping_rule(8, 64), per_image=True)
 
 
 # --- training -----------------------------------------------------------------------------------------------------
@@ -324,6 +340,40 @@ def test_two_processes_judge_and_learn_as_one(tmp_path: Path) -> None:
             if name.startswith("gradient"):
                 mine = 2 * mine  # the mean over the two processes is what a step is made of
             torch.testing.assert_close(found[name], mine)
+
+
+@pytest.mark.parametrize("chosen", CASES)
+def test_four_processes_have_the_thresholds_of_one(chosen: ClippingRule, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, valid = case()
+    alone = clipping_threshold(loss, valid, chosen)
+    said: list[Tensor] = []
+
+    def listen(values: Tensor) -> Tensor:
+        said.append(values)
+        return values
+
+    def answer(_: Tensor) -> Tensor:
+        return torch.stack(said).mean(0)
+
+    for step in (listen, answer):  # every process asks, and then all of them get the mean
+        monkeypatch.setattr(group, "mean", step)
+        found = [clipping_threshold(loss[k::4], valid[k::4], chosen) for k in range(4)]
+    for k in range(4):
+        torch.testing.assert_close(found[k], alone if len(alone) == 1 else alone[k::4])
+
+
+def test_the_published_rule_asks_no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, valid = case()
+    chosen = rule(4, published=True)
+    alone = clipped_mean(loss, valid, chosen)
+
+    def refuse(_: Tensor) -> Tensor:
+        raise AssertionError
+
+    monkeypatch.setattr(group, "mean", refuse)
+    assert torch.equal(clipped_mean(loss, valid, chosen), alone)
+    with pytest.raises(AssertionError):
+        clipped_mean(loss, valid, rule(4))
 
 
 def test_without_a_group_the_mean_is_the_tensor_itself() -> None:

@@ -9,13 +9,15 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import tagged_tiles
+from small_models import tagged_tiles, tiny_architecture
 from torch import Tensor
 
 from sparsevit.models.gates import GateMode
+from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.model_file import parameter_count
 from sparsevit.models.segmenter import MaskTransformer, Segmenter, segmenter_on
 from sparsevit.models.vit import SparseViT, ViTConfig, resampled_positions
+from sparsevit.training.clipping import clipped_mean, clipping_rule
 
 PATCH, CLASSES = 4, 5
 SMALL = ViTConfig(3, CLASSES, 16, PATCH, 12, (4, 2), 3, 20)
@@ -166,10 +168,11 @@ def test_the_same_seed_gives_the_same_network_and_the_same_logits() -> None:
     assert torch.equal(first.train()(x), first.eval()(x))
 
 
-def test_a_tile_does_not_see_the_others_of_its_batch() -> None:
-    segmenter, x = network(), tiles(count=3)
+@pytest.mark.parametrize(("classes", "count"), [(5, 3), (2, 2)])  # two maps of two classes are no other thing
+def test_a_tile_does_not_see_the_others_of_its_batch(classes: int, count: int) -> None:
+    segmenter, x = network(replace(SMALL, classes=classes)), tiles(count=count)
     together = segmenter(x)
-    for k in range(3):
+    for k in range(count):
         torch.testing.assert_close(segmenter(x[k : k + 1])[0], together[k], rtol=1e-4, atol=1e-4)
 
 
@@ -208,7 +211,40 @@ def test_the_encoder_of_a_trained_transformer_is_taken_over_with_its_heads(keep:
     assert [g.mode for g in segmenter.encoder.gates()] == [GateMode.OPEN if pruned else GateMode.THRESHOLD] * 2
 
 
+def test_a_segmenter_without_weight_leaves_the_evidence_as_it_is() -> None:
+    torch.manual_seed(0)
+    architecture = tiny_architecture()
+    assert isinstance(architecture.vit, ViTConfig)
+    model, x = LandCoverModel(replace(architecture, segmenter=architecture.vit)).eval(), torch.randn(2, 3, 8, 8)
+    assert model.segmenter is not None
+    evidence = {"vit": 0.5, "spectral": 0.5}
+    torch.testing.assert_close(model(x, evidence | {"segmenter": 0.0}), model(x, evidence))
+    alone = model.segmenter(model.normalise(x)).log_softmax(1)
+    torch.testing.assert_close(model(x, {"vit": 0.0, "spectral": 0.0, "segmenter": 1.0}), alone)
+
+
 # --- learning -----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_losses_step_by_step() -> None:
+    found, masks = tagged_tiles(8, CLASSES, side=16)
+    x = found.store.batch(torch.arange(8))
+
+    def losses(seed: int) -> list[float]:
+        torch.manual_seed(seed)
+        segmenter, values = Segmenter(replace(SMALL, channels=CLASSES)), []
+        optimiser = torch.optim.AdamW(segmenter.parameters(), lr=5e-3)
+        for _ in range(10):
+            part = torch.randperm(8)[:4]
+            loss = F.cross_entropy(segmenter(x[part]), masks[part], reduction="none")
+            optimiser.zero_grad()
+            clipped_mean(loss, torch.ones_like(loss, dtype=torch.bool), clipping_rule(CLASSES, 16)).backward()
+            optimiser.step()
+            values.append(loss.mean().item())
+        return values
+
+    first = losses(0)
+    assert first == losses(0) and first != losses(1)
 
 
 @pytest.mark.parametrize("classes", [2, 5])

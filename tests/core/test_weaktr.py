@@ -169,6 +169,18 @@ def test_positions_of_class_tokens_stay_at_any_size() -> None:
     assert torch.equal(positions[:, :CLASSES], weaktr.pos_embed[:, :CLASSES])
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(6, 3), (2, 5), (7, 4)])
+def test_positions_of_another_grid_keep_rows_and_columns_apart(rows: int, columns: int) -> None:
+    weaktr = network()
+    with torch.no_grad():  # the row and the column of each patch, as distances from the middle
+        weaktr.pos_embed[0, CLASSES:, :2] = torch.cartesian_prod(torch.arange(-1.0, 2.0), torch.arange(-1.0, 2.0))
+    row, column = weaktr.positions((rows, columns))[0, CLASSES:, :2].T.reshape(2, rows, columns)
+    for places in (row, column.T):
+        torch.testing.assert_close(places, places[:, :1].expand_as(places))
+        assert (places.diff(dim=0) > 0).all()
+        torch.testing.assert_close(places.flip(0), -places)
+
+
 @both_modes
 @given(st.integers(4, 26), st.integers(4, 26))
 @settings(max_examples=10)
@@ -367,6 +379,20 @@ def test_the_repaired_fine_loss_trains_everything_unless_detached() -> None:
     assert touched(network(detached=True), lambda out: out.fine_tags) == {"fusion", "fine_head"}
 
 
+@pytest.mark.parametrize(("mode", "detached"), [("faithful", True), ("repaired", True), ("repaired", False)])
+def test_a_detached_fine_loss_moves_no_gate_that_was_drawn(mode: FusionMode, detached: bool) -> None:
+    weaktr = network(mode, detached).train()
+    weaktr.set_gate_mode(GateMode.SAMPLE)
+    rooms = touched(weaktr, lambda out: out.fine_tags)
+    assert rooms - {"fine_head"} == ({"fusion"} if detached else ENCODER | {"cam_head", "fusion"})
+    gradients = [gate.log_alpha.grad for gate in weaktr.gates()]
+    assert any(g is not None and g.abs().sum() > 0 for g in gradients) != detached
+
+
+def test_a_detached_network_says_the_same() -> None:
+    assert_same(network(detached=True)(tiles()), network(detached=False)(tiles()))
+
+
 # --- gates ----------------------------------------------------------------------------------------------------------
 
 
@@ -466,6 +492,16 @@ def test_the_repaired_loss_adds_fractions_balance_and_few_heads() -> None:
     assert not any(torch.allclose(a, b) for a, b in zip(weighted[:3], plain[:3], strict=True))
 
 
+def test_weights_of_classes_are_those_of_absent_tags_and_then_of_present_ones() -> None:
+    out, tags = network()(tiles()), torch.tensor([[1, 0, 0, 1], [0, 1, 1, 0]])
+    weights = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]])
+    chosen = torch.tensor([[5.0, 2, 3, 8], [1, 6, 7, 4]])
+    losses = class_token_losses(out, tags, weights)
+    for loss, logits in zip(losses[:3], (out.tags, out.coarse_tags, out.fine_tags), strict=True):
+        expected = F.binary_cross_entropy_with_logits(logits, tags.float(), chosen, reduction="sum") / chosen.sum()
+        torch.testing.assert_close(loss, expected)
+
+
 def outputs(batch: int) -> WeakTrOutput:
     draw = torch.Generator().manual_seed(0)
     a, b, c = (torch.randn(batch, CLASSES, generator=draw).requires_grad_(True) for _ in range(3))
@@ -544,6 +580,15 @@ def test_maps_averaged_with_the_mirror_image_mirror_with_the_tile(
     assert not torch.allclose(class_maps(weaktr, x.flip(3), method), class_maps(weaktr, x, method).flip(3))
 
 
+@both_modes
+@pytest.mark.parametrize("method", METHODS)
+def test_maps_of_several_views_are_their_mean(mode: FusionMode, method: MapMethod) -> None:
+    weaktr, x, scales = network(mode), tiles(2, 12, 14), (1.0, 1.5, 0.6)
+    views = [class_maps(weaktr, x, method, (s,)) for s in scales]
+    views += [class_maps(weaktr, x.flip(3), method, (s,)).flip(3) for s in scales]
+    torch.testing.assert_close(class_maps(weaktr, x, method, scales, flip=True), torch.stack(views).mean(0))
+
+
 def test_one_scale_is_no_scale_and_their_order_is_irrelevant() -> None:
     weaktr, x = network(), tiles()
     single = F.interpolate(token_maps(weaktr(x), "fine_cam"), size=(12, 12), mode="bilinear", align_corners=False)
@@ -601,6 +646,12 @@ def test_a_class_of_the_scene_is_not_hallucinated_in_a_tile_without_it() -> None
     by_scene = normalise_maps(maps, scene_range([tile_range(maps[:1]), tile_range(maps[1:])]))
     assert by_tile[1, 0].max() == pytest.approx(1)
     assert by_scene[1, 0].max() < 0.02 and by_scene[:, 0].max() == pytest.approx(1)
+
+
+def test_the_range_of_a_scene_is_that_of_all_its_tiles() -> None:
+    maps = random_maps() + torch.tensor([0.0, 0.1, -0.1])[:, None, None, None]
+    low, high = scene_range(tile_range(tile[None]) for tile in maps)
+    assert torch.equal(low, maps.amin((0, 2, 3))) and torch.equal(high, maps.amax((0, 2, 3)))
 
 
 def test_a_known_tag_decides_and_an_unknown_one_leaves_it_to_the_prediction() -> None:
@@ -678,6 +729,25 @@ def learned(steps: int) -> WeakTr:
         repaired_loss(weaktr(x[chosen]), valid, tags[chosen], presence_threshold=0.1).backward()
         optimiser.step()
     return weaktr.eval()
+
+
+@both_modes
+def test_the_same_seed_gives_the_same_losses_step_by_step(mode: FusionMode) -> None:
+    def losses(seed: int) -> list[float]:
+        torch.manual_seed(seed)
+        weaktr, tags, values = WeakTr(weaktr_config(VIT, mode)), torch.tensor([[1, 0, 0, 1], [0, 1, -1, 0]]), []
+        weaktr.set_gate_mode(GateMode.SAMPLE)
+        optimiser = torch.optim.AdamW(weaktr.parameters(), lr=0.01)
+        for step in range(10):
+            optimiser.zero_grad()
+            loss = repaired(weaktr(tiles(seed=step)), tags)
+            loss.backward()
+            optimiser.step()
+            values.append(loss.item())
+        return values
+
+    first = losses(0)
+    assert first == losses(0) and first != losses(1)
 
 
 def test_tags_alone_teach_where_classes_are() -> None:

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from small_models import CODES, CUTTING, SCHEME, TRAINING, tagged_tiles, tiny_architecture, write_place
+from rasterio.windows import Window
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from small_models import CODES, CUTTING, SCHEME, TRAINING, Diary, tagged_tiles, tiny_architecture, write_place
 
-from sparsevit.errors import InputError
+from sparsevit.errors import CancelledError, InputError
 from sparsevit.jobs import get_job
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.landcover import LandCoverModel
@@ -23,7 +26,7 @@ from sparsevit.reporting import Reporter
 from sparsevit.training.classifier import ClassifierSettings, is_faithful, set_peaks, train_classifier
 from sparsevit.training.head_budget import BudgetSettings
 from sparsevit.training.loop import TrainingSettings, make_fabric
-from sparsevit.weak.pseudomask import PseudomaskSettings, class_token_evidence
+from sparsevit.weak.pseudomask import LEAST_EVIDENCE, PseudomaskSettings, class_token_evidence, tile_evidence
 
 FABRIC = make_fabric(HardwareSettings(device="cpu", precision="32-true"))
 NETWORKS = ("weaktr", "weaktr_faithful")
@@ -41,7 +44,7 @@ def with_class_tokens(mode: Any = "repaired") -> LandCoverModel:
 
 def evidence(model: LandCoverModel, possible: list[bool], **changes: Any) -> torch.Tensor:
     x = tagged_tiles(3)[0].store.batch(torch.arange(3))
-    settings = PseudomaskSettings(method="fine_cam", **changes)
+    settings = PseudomaskSettings(**{"method": "fine_cam"} | changes)
     with torch.inference_mode():
         return class_token_evidence(model, x, settings, torch.tensor([possible] * 3))
 
@@ -71,6 +74,52 @@ def test_maps_count_by_what_is_usual_for_their_class() -> None:
     after = evidence(model, [True, True, True], spectral_weight=0.0)
     shown = (before[:, 0] > 0) & (before[:, 0] < 1)
     assert shown.any() and (after[:, 0][shown] > before[:, 0][shown]).all()
+
+
+@pytest.mark.parametrize("method", MAP_METHODS)
+def test_maps_of_a_method_count_by_its_own_peaks(method: str) -> None:
+    model = with_class_tokens()
+    assert isinstance(model.vit, WeakTr)
+    model.vit.peaks.fill_(100.0)
+    own = MAP_METHODS.index(method)
+    before = evidence(model, [True, True, True], method=method, spectral_weight=0.0)
+    model.vit.peaks[1 - own, 0] /= 10
+    assert torch.equal(evidence(model, [True, True, True], method=method, spectral_weight=0.0), before)
+    model.vit.peaks[own, 0] /= 10
+    assert not torch.equal(evidence(model, [True, True, True], method=method, spectral_weight=0.0), before)
+
+
+def test_maps_and_spectra_are_joined_as_their_weighted_geometric_mean() -> None:
+    model = with_class_tokens()
+    maps = evidence(model, [True, False, True], spectral_weight=0.0)
+    with torch.inference_mode():
+        assert model.spectral is not None
+        spectra = model.spectral(model.normalise(tagged_tiles(3)[0].store.batch(torch.arange(3)))).softmax(1)
+    product = maps.clamp_min(LEAST_EVIDENCE) ** 0.7 * spectra**0.3
+    expected = product / product.sum(1, keepdim=True)
+    torch.testing.assert_close(evidence(model, [True, False, True], spectral_weight=0.3), expected)
+
+
+@pytest.mark.parametrize("method", MAP_METHODS)
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_every_tile_of_a_batch_has_the_evidence_of_its_own_place(method: Any, weight: float) -> None:
+    model, x = with_class_tokens(), tagged_tiles(3)[0].store.batch(torch.arange(3))
+    assert isinstance(model.vit, WeakTr)
+    torch.nn.init.normal_(model.vit.class_tokens)
+    model.vit.peaks.fill_(100.0)
+    tags = np.array([[True, False, True], [True, True, True], [False, True, False]])
+    settings = PseudomaskSettings(method=method, spectral_weight=weight)
+    cpu = HardwareSettings(device="cpu", precision="32-true")
+    evaluate = tile_evidence(
+        model, settings, cpu, lambda w: tags[int(w.row_off) // 8][:, None, None].repeat(8, 1).repeat(8, 2)
+    )
+    windows = [Window(0, 8 * k, 8, 8) for k in range(3)]
+    together, order = evaluate(x, windows), [2, 0, 1]
+    for k in range(3):
+        torch.testing.assert_close(together[k], evaluate(x[k : k + 1], windows[k : k + 1])[0])
+    torch.testing.assert_close(evaluate(x[order], [windows[k] for k in order]), together[order])
+    if weight == 0:
+        assert torch.equal((together > 0).any(3).any(2), torch.from_numpy(tags))
 
 
 def test_peaks_are_the_mean_of_the_highest_values_where_a_class_is_tagged() -> None:
@@ -121,6 +170,29 @@ def test_tags_of_a_separable_set_are_learned(mode: Any) -> None:
     assert (done.model.vit.peaks != 1).all()
 
 
+@pytest.mark.parametrize("mode", ["repaired", "faithful"])
+def test_training_with_class_tokens_goes_on_where_it_was_stopped(mode: Any, tmp_path: Path) -> None:
+    tiles, _ = tagged_tiles(16)
+    architecture = tiny_architecture()
+    assert isinstance(architecture.vit, ViTConfig)
+    architecture = replace(architecture, vit=weaktr_config(architecture.vit, mode))
+    settings = ClassifierSettings(epochs=2, gate_epochs=2, finetune_epochs=2, spectral_epochs=1)
+    budget, statistics = BudgetSettings(heads_kept=0.5, controls=False), (torch.zeros(3), torch.ones(3))
+
+    def trained(reporter: Reporter, folder: Path | None) -> LandCoverModel:
+        training = TrainingSettings(batch=8, learning_rate=3e-3)
+        return train_classifier(
+            architecture, statistics, tiles, None, settings, budget, training, FABRIC, reporter, folder
+        ).model
+
+    for share in (0.3, 0.7, 0.8, 0.85):  # with all heads, while they close, when half of them are left, and later
+        with pytest.raises(CancelledError):
+            trained(Diary(stop_at=share), tmp_path)
+    expected, resumed = trained(Reporter(), None).state_dict(), trained(Reporter(), tmp_path).state_dict()
+    assert list(resumed) == list(expected)
+    assert all(torch.equal(resumed[name], value) for name, value in expected.items())
+
+
 # --- the road ---------------------------------------------------------------------------------------------------------
 
 
@@ -150,6 +222,17 @@ def test_the_file_of_a_model_with_class_tokens_holds_all_of_it(place: dict[str, 
     assert isinstance(model.vit, WeakTr) and card.heads_kept == sum(model.vit.heads) == 7
     assert card.architecture == model.architecture and is_faithful(model) == network.endswith("faithful")
     assert (model.vit.peaks != 1).any()
+
+
+@pytest.mark.parametrize(("network", "other"), [NETWORKS, NETWORKS[::-1]])
+def test_weights_of_the_other_kind_of_network_are_refused(
+    place: dict[str, Path], tmp_path: Path, network: str, other: str
+) -> None:
+    with safe_open(place[other], framework="pt") as file:
+        metadata = file.metadata()
+    save_file(load_file(place[network]), tmp_path / "mixed.safetensors", metadata)
+    with pytest.raises(InputError, match="does not fit its own card"):
+        load_model(tmp_path / "mixed.safetensors")
 
 
 @pytest.mark.parametrize("network", NETWORKS)
