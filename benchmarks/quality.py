@@ -83,6 +83,8 @@ def rows(trial: Trial) -> list[Row]:
             lambda: trial.decoder("unet_masks", true_masks(trial), epochs, **supervised),
             False,
         ),
+        # What the refinement could reach at best: its losses, with pseudomasks that are never wrong.
+        ("refined from true masks", "oracle", lambda: trial.decoder("unet_ideal", true_masks(trial), epochs), True),
         ("refined map, clipping", "ablation", lambda: trial.refined("clipped", clip=True), True),
         ("refined map, Segmenter", "ablation", lambda: trial.refined("segmenter", decoder="segmenter"), True),
         (

@@ -40,8 +40,9 @@ from sparsevit.models.hardware import HardwareSettings, autocast, resolve_device
 from sparsevit.models.landcover import Architecture, LandCoverModel
 from sparsevit.models.model_file import ModelCard, save_model
 from sparsevit.reporting import Reporter
-from sparsevit.training.classifier import ClassifierSettings, architecture_for
+from sparsevit.training.classifier import architecture_for
 from sparsevit.training.head_budget import BudgetSettings, heads_to_keep, random_mask
+from sparsevit.training.phases import ClassifierSettings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCENE = [REPOSITORY / "resources" / "sample" / "virginia" / name for name in ("s2_10m.tif", "s2_20m.tif")]

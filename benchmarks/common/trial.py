@@ -24,8 +24,8 @@ from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.model_file import load_model, save_model
 from sparsevit.reporting import Reporter
-from sparsevit.training.classifier import ClassifierSettings
 from sparsevit.training.loop import TrainingSettings, make_fabric
+from sparsevit.training.phases import ClassifierSettings
 from sparsevit.training.refinement import RefinementSettings, joined, train_decoder
 from sparsevit.training.tagged import load_training_data
 

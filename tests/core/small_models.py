@@ -20,15 +20,15 @@ CODES = (1, 6, 10)  # forest, croplands, water
 SIDE = 16
 
 CUTTING: dict[str, Any] = {"tile_size_m": 160, "block_size_m": 480, "gap_m": 0, "validation_share": 0.25}
-TRAINING: dict[str, Any] = {
+PHASES: dict[str, Any] = {
     "epochs": 2,
     "gate_epochs": 2,
     "finetune_epochs": 1,
     "spectral_epochs": 3,
-    "controls": False,
     "device": "cpu",
     "precision": "32-true",
 }
+TRAINING: dict[str, Any] = PHASES | {"controls": False}
 REFINING: dict[str, Any] = {"rounds": 1, "refine_epochs": 1}
 """Settings with which every step takes seconds; what comes out is no map, but it is complete."""
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from sparsevit.errors import CancelledError, InputError
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.reporting import Reporter
-from sparsevit.training.classifier import ClassifierSettings, TrainedClassifier, train_classifier
+from sparsevit.training.classifier import TrainedClassifier, train_classifier
 from sparsevit.training.head_budget import BudgetSettings
 from sparsevit.training.loop import Phase, TrainingSettings, fit, make_fabric, seed_for
+from sparsevit.training.phases import ClassifierSettings
 
 TILES, _ = tagged_tiles(24)
 HELD_OUT, _ = tagged_tiles(8, seed=1)

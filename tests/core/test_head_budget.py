@@ -19,9 +19,9 @@ from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.vit import SparseViT, ViTConfig
 from sparsevit.reporting import Reporter
-from sparsevit.training.classifier import ClassifierSettings, ClassifierTraining
 from sparsevit.training.head_budget import HeadBudget, heads_to_keep, random_mask
 from sparsevit.training.loop import TrainingSettings, make_fabric
+from sparsevit.training.phases import ClassifierSettings, ClassifierTraining
 
 SCORE = st.floats(-20, 20, allow_nan=False, width=32)
 LAYERS = st.lists(st.lists(SCORE, min_size=1, max_size=6), min_size=1, max_size=5)

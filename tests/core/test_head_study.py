@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_models import CUTTING, SCHEME, TRAINING, Diary, tagged_tiles, tiny_architecture, write_place
+from small_models import CUTTING, PHASES, SCHEME, Diary, tagged_tiles, tiny_architecture, write_place
 from small_rasters import write_raster
 
 from sparsevit.assessment.study_report import Spread, beats, fewest_heads
@@ -18,10 +18,11 @@ from sparsevit.errors import InputError
 from sparsevit.jobs import get_job
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.reporting import Reporter
-from sparsevit.training.classifier import ClassifierSettings, ClassifierTraining, untrained
+from sparsevit.training.classifier import untrained
 from sparsevit.training.head_budget import best_mask
 from sparsevit.training.head_study import ALL_HEADS, METHODS, Truth, map_miou, study_heads
 from sparsevit.training.loop import TrainingSettings, make_fabric, seed_for
+from sparsevit.training.phases import ClassifierSettings, ClassifierTraining
 from sparsevit.training.refinement import RefinementSettings
 
 FABRIC = make_fabric(HardwareSettings(device="cpu", precision="32-true"))
@@ -177,8 +178,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def run(place: dict[str, Path], folder: Path, reporter: Reporter | None = None, **more: Any) -> Any:
-    tiny = {k: v for k, v in TRAINING.items() if k != "controls"}
-    params = {"tiles": str(place["tiles"]), "output": str(folder / "study.html"), "shares": [0.25], "seeds": 1, **tiny}
+    params = {
+        "tiles": str(place["tiles"]),
+        "output": str(folder / "study.html"),
+        "shares": [0.25],
+        "seeds": 1,
+        **PHASES,
+    }
     return get_job("study heads").execute(params | more, reporter or Reporter())
 
 

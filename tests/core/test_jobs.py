@@ -13,7 +13,18 @@ import rasterio
 import shapely
 import torch
 from rasterio.windows import Window
-from small_models import CUTTING, REFINING, SCHEME, SIDE, TRAINING, Diary, tiny_model, write_place, write_tiny_model
+from small_models import (
+    CUTTING,
+    PHASES,
+    REFINING,
+    SCHEME,
+    SIDE,
+    TRAINING,
+    Diary,
+    tiny_model,
+    write_place,
+    write_tiny_model,
+)
 from small_rasters import ORIGIN, SAMPLE, scheme, write_layer, write_raster
 
 from sparsevit.errors import CancelledError, InputError
@@ -27,8 +38,10 @@ from sparsevit.models.edges import REACH
 from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.model_file import load_model, read_card, save_model
 from sparsevit.reporting import Reporter
-from sparsevit.training.classifier import ClassifierSettings, architecture_for
+from sparsevit.training.classifier import architecture_for
+from sparsevit.training.phases import ClassifierSettings
 from sparsevit.training.tagged import load_training_data
+from sparsevit.training.tiles import load_tiles
 
 NODATA = 255
 FORMER = b"an output of an earlier run"
@@ -460,7 +473,11 @@ def test_a_band_that_the_tile_index_lacks_is_named(road: tuple[Any, dict[str, Pa
     assert raised.value.parameter in ("tiles", "bands")
 
 
-@pytest.mark.parametrize("other", [{"bands": ["B04"]}, {"learning_rate": 0.5}], ids=["bands", "settings"])
+@pytest.mark.parametrize(
+    "other",
+    [{"bands": ["B04"]}, {"bands": ["B08", "B04"]}, {"learning_rate": 0.5}],
+    ids=["bands", "order of bands", "settings"],
+)
 def test_checkpoints_of_another_training_are_refused(
     road: tuple[Any, dict[str, Path], Diary], tmp_path: Path, other: dict[str, Any]
 ) -> None:
@@ -473,7 +490,7 @@ def test_checkpoints_of_another_training_are_refused(
     assert not (tmp_path / "m.safetensors").exists()
 
 
-STUDY = {"shares": [0.5], "seeds": 1, **{k: v for k, v in TRAINING.items() if k != "controls"}}
+STUDY = {"shares": [0.5], "seeds": 1, **PHASES}
 READERS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
     "train": ("m.safetensors", ["tiles"], TRAINING),
     "refine": ("m.safetensors", ["tiles", "classifier", "pseudomask"], {**REFINING, "device": "cpu"}),
@@ -594,7 +611,7 @@ def test_two_outputs_cannot_be_one_file(place: Path, tmp_path: Path) -> None:
         ({"landcover": "nowhere/map.tif"}, "landcover"),
         ({"model": "map.txt"}, "model"),
         ({"report": "report.html"}, "reference"),
-        ({"heads_kept": 0}, "heads_kept"),
+        ({"heads_kept": -0.1}, "heads_kept"),
         ({"epochs": "many"}, "epochs"),
         ({"optimizer": "adam"}, "optimizer"),
         ({"scene": None}, "scene"),
@@ -649,3 +666,46 @@ def test_an_empty_scene_gives_an_empty_map(tmp_path: Path) -> None:
 def test_tiles_of_the_index_are_an_ordinary_layer(road: tuple[Any, dict[str, Path], Diary]) -> None:
     frame = geopandas.read_file(road[1]["tiles"])
     assert {"split", "has_forest", "has_water"} <= set(frame.columns)
+
+
+@pytest.mark.parametrize("job", ["refine", "suggest"])
+def test_rasters_in_place_of_the_scene_keep_their_own_band_names(
+    job: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    other = write_scene(tmp_path / "other.tif", ["B04", "B11"])
+    error = refused(job, tmp_path, files, scene=[other])
+    assert error.parameter == "scene" and "needs the band B08, but the scene other.tif has B04, B11" in error.message
+
+
+@pytest.mark.parametrize("names", [["B08", "B04"], ["", ""]], ids=["named", "unnamed"])
+def test_bands_of_rasters_in_place_of_the_scene_are_found_by_name(
+    files: dict[str, Path], tmp_path: Path, names: list[str]
+) -> None:
+    index = read_tile_index(files["tiles"])
+    values = np.stack([np.full((112, 112), 8.0), np.full((112, 112), 4.0)]).astype(np.float32)
+    other = write_raster(tmp_path / "other.tif", values, names=names)
+    read = load_tiles(index, ["B04", "B08"], Reporter(), [other]).values
+    by_band = [float(read[:, band].max()) for band in (0, 1)]
+    assert by_band == ([4.0, 8.0] if names[0] else [8.0, 4.0])  # without names they take the places of the index's
+
+
+@pytest.mark.parametrize("job", ["refine", "pseudomask", "suggest"])
+def test_tiles_of_another_pixel_size_are_refused(job: str, files: dict[str, Path], tmp_path: Path) -> None:
+    coarse = write_raster(tmp_path / "coarse.tif", np.ones((2, 112, 112), np.float32), names=["B04", "B08"], gsd=20.0)
+    do("tiles", scene=[coarse], output=tmp_path / "tiles.gpkg", **CUTTING | {"tile_size_m": 320})
+    index, tagged = read_tile_index(tmp_path / "tiles.gpkg"), read_tile_index(files["tiles"])
+    assert tagged.scheme is not None
+    index.with_tags(tagged.scheme, tagged.tags()[: len(index)], 0.1).write(tmp_path / "tiles.gpkg")
+    error = refused(job, tmp_path, {**files, "tiles": tmp_path / "tiles.gpkg"})
+    assert error.parameter in ("tiles", "scene") and "pixels of 20 m, the model of 10 m" in error.message
+
+
+def test_training_tiles_that_cannot_teach_a_class_are_pointed_out(files: dict[str, Path], tmp_path: Path) -> None:
+    index, warned = read_tile_index(files["tiles"]), Warned()
+    assert index.scheme is not None
+    tags, training = index.tags(), (index.frame["split"] == "train").to_numpy()
+    tags[training & (tags[:, 0] != UNKNOWN), 0] = 1
+    tags[~training & (tags[:, 0] != UNKNOWN), 0] = 0  # over all tiles there is contrast
+    index.with_tags(index.scheme, tags, 0.1).write(tmp_path / "tiles.gpkg")
+    do("train", warned, tiles=tmp_path / "tiles.gpkg", output=tmp_path / "m.safetensors", **TRAINING)
+    assert any(line.startswith("Training tiles: Forest is present in every tile") for line in warned.lines)

@@ -23,9 +23,11 @@ from sparsevit.models.model_file import load_model, read_card
 from sparsevit.models.vit import ViTConfig
 from sparsevit.models.weaktr import MAP_METHODS, WeakTr, token_maps, weaktr_config
 from sparsevit.reporting import Reporter
-from sparsevit.training.classifier import ClassifierSettings, is_faithful, set_peaks, train_classifier
+from sparsevit.training.classifier import set_peaks, train_classifier
 from sparsevit.training.head_budget import BudgetSettings
 from sparsevit.training.loop import TrainingSettings, make_fabric
+from sparsevit.training.phases import ClassifierSettings
+from sparsevit.training.scoring import is_faithful
 from sparsevit.weak.pseudomask import LEAST_EVIDENCE, PseudomaskSettings, class_token_evidence, tile_evidence
 
 FABRIC = make_fabric(HardwareSettings(device="cpu", precision="32-true"))

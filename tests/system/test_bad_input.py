@@ -226,7 +226,7 @@ def test_misspelt_parameter(refusal: Refusal, place: Place) -> None:
 
 def test_value_out_of_bounds(refusal: Refusal, place: Place) -> None:
     assert "HEADS_KEPT" in refusal("trainclassifier", ".safetensors", TILES=place.tiles, HEADS_KEPT=2)
-    assert "HEADS_KEPT" in refusal("trainclassifier", ".safetensors", TILES=place.tiles, HEADS_KEPT=0)
+    assert "HEADS_KEPT" in refusal("trainclassifier", ".safetensors", TILES=place.tiles, HEADS_KEPT=-0.1)
 
 
 @pytest.mark.parametrize("python", ["", "/nowhere/python", __file__])

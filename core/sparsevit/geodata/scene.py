@@ -276,6 +276,19 @@ def open_scene(paths: Iterable[Path], band_names: list[str] | None = None) -> Sc
     return Scene(tuple(bands), grid)
 
 
+def open_scene_in_place(paths: Iterable[Path], band_names: list[str] | None) -> Scene:
+    """Open rasters in place of others: with their own band names, or those of the others where they carry none.
+
+    Args:
+        paths: Rasters, as in `open_scene`.
+        band_names: Names of all bands of the rasters whose place they take.
+    """
+    paths = list(paths)
+    scene = open_scene(paths)
+    carries_none = all(name == f"band{k}" for k, name in enumerate(scene.names, start=1))
+    return open_scene(paths, band_names) if carries_none and band_names else scene
+
+
 def _band_name(src: Any, index: int, position: int) -> str:
     description = src.descriptions[index - 1]
     if description:

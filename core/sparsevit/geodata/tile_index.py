@@ -82,6 +82,11 @@ class TileIndex:
     def __len__(self) -> int:
         return len(self.frame)
 
+    @property
+    def gsd(self) -> float:
+        """Ground sampling distance of the tiles (m), which are all of one size."""
+        return self.tile_size_m / int(self.frame["width"].iloc[0])
+
     def windows(self) -> list[Window]:
         """Source window of each tile."""
         columns = (self.frame[c].astype(int) for c in ("col", "row", "width", "height"))

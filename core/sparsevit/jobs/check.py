@@ -67,7 +67,8 @@ def run(request: CheckRequest, reporter: Reporter) -> CheckResult:
 
         from sparsevit.models.hardware import available_devices
         from sparsevit.models.landcover import LandCoverModel
-        from sparsevit.training.classifier import ClassifierSettings, architecture_for
+        from sparsevit.training.classifier import architecture_for
+        from sparsevit.training.phases import ClassifierSettings
     except (ImportError, OSError, RuntimeError) as err:
         problems.append(f"The engine cannot be imported: {err}")
     else:

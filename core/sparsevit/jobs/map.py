@@ -19,9 +19,9 @@ from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.pretrained import PretrainedSettings
 from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
-from sparsevit.training.classifier import ClassifierSettings
 from sparsevit.training.head_budget import BudgetSettings
 from sparsevit.training.loop import TrainingSettings
+from sparsevit.training.phases import ClassifierSettings
 from sparsevit.training.refinement import RefinementSettings
 from sparsevit.weak.pseudomask import PseudomaskSettings
 

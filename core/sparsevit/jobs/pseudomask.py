@@ -15,7 +15,7 @@ from rasterio.windows import Window
 
 from sparsevit.errors import InputError
 from sparsevit.geodata.legend import NODATA, ClassScheme, parse_scheme
-from sparsevit.geodata.scene import Scene, open_scene
+from sparsevit.geodata.scene import Scene, open_scene, open_scene_in_place
 from sparsevit.geodata.tile_index import TileIndex, check_place, groups, read_tile_index
 from sparsevit.geodata.writer import class_raster, float_raster, share_by_class
 from sparsevit.jobs.base import Job, Request, Result, absolute
@@ -92,8 +92,8 @@ def run(request: PseudomaskRequest, reporter: Reporter) -> PseudomaskResult:
     counts = np.zeros(256, np.int64)
     for k, source in enumerate(sources):
         part = reporter.part(k / len(sources), (k + 1) / len(sources))
-        names = index.band_names if index and not request.scene else None
-        with open_scene(source.rasters, names) as scene:
+        names, opened = index.band_names if index else None, open_scene_in_place if request.scene else open_scene
+        with opened(source.rasters, names) as scene:
             if source.index:
                 check_place(source.index, scene.grid, scene.paths[0])
             counts += paint_scene(check_scene(scene, card), source, model, card, scheme, request, part)

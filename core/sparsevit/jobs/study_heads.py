@@ -22,9 +22,10 @@ from sparsevit.models.pretrained import PretrainedSettings
 from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
 from sparsevit.training import group
-from sparsevit.training.classifier import ClassifierSettings, architecture_for
+from sparsevit.training.classifier import architecture_for
 from sparsevit.training.head_study import ALL_HEADS, StudyPoint, Truth, study_heads
 from sparsevit.training.loop import TrainingSettings, make_fabric
+from sparsevit.training.phases import ClassifierSettings
 from sparsevit.training.refinement import RefinementSettings
 from sparsevit.training.start import read_start
 from sparsevit.training.tagged import TrainingData, load_training_data

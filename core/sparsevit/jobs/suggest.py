@@ -95,6 +95,7 @@ def _check_fits(index: TileIndex, side: int, card: ModelCard, request: SuggestRe
             "tiles",
             "Use the tile index that the classifier was trained on.",
         )
+    card.check_gsd(index.gsd, f"The tile index {request.tiles.name}", "tiles")
 
 
 JOB = Job("suggest", SuggestRequest, run)

@@ -12,6 +12,7 @@ from sparsevit.errors import InputError
 from sparsevit.geodata.tile_index import read_tile_index
 from sparsevit.jobs.base import Job, Request, Result, absolute
 from sparsevit.jobs.group import on_devices
+from sparsevit.labels.cooccurrence import contrast_warnings
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.model_file import ModelCard, parameter_count, save_model
 from sparsevit.models.pretrained import PretrainedSettings
@@ -19,9 +20,10 @@ from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
 from sparsevit.training import group
 from sparsevit.training.checkpoint import fingerprint
-from sparsevit.training.classifier import ClassifierSettings, TrainedClassifier, architecture_for, train_classifier
+from sparsevit.training.classifier import TrainedClassifier, architecture_for, train_classifier
 from sparsevit.training.head_budget import BudgetSettings
 from sparsevit.training.loop import TrainingSettings, make_fabric
+from sparsevit.training.phases import ClassifierSettings
 from sparsevit.training.start import read_start
 from sparsevit.training.tagged import load_training_data
 from sparsevit.training.tiles import band_statistics
@@ -75,6 +77,8 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
     group.wait()
     index = read_tile_index(request.tiles)
     data = load_training_data(index, request.scene, request.classes, request.bands, reporter.part(0, 0.05))
+    for text in contrast_warnings(data.train.tags.numpy(), data.scheme):
+        reporter.log(f"Training tiles: {text}", "warning")
     settings = request.classifier
     start = read_start(request.pretrained, data.bands, reporter)
     architecture = architecture_for(len(data.bands), len(data.scheme.classes), data.side, data.gsd, settings, start)

@@ -62,7 +62,8 @@ def contrast_warnings(tags: TagArray, scheme: ClassScheme) -> list[str]:
     for j, name in enumerate(scheme.names):
         if together[j, j] == known[:, j].sum():
             texts.append(
-                f"{name} is present in every tile where it is known: without tiles that lack it, it cannot be learnt."
+                f"{name} is present in every tile where it is known: without tiles that lack it, it cannot be learnt. "
+                "Tag some, or cut smaller tiles."
             )
         elif together[j, j] < 5:
             texts.append(f"{name} is present in {together[j, j]} tile(s) only: expect little of it.")
@@ -70,7 +71,8 @@ def contrast_warnings(tags: TagArray, scheme: ClassScheme) -> list[str]:
         for b in range(a + 1, len(scheme.classes)):
             if (present[:, a] == present[:, b]).all():
                 texts.append(
-                    f"{scheme.names[a]} and {scheme.names[b]} always occur together: the tags cannot tell them apart."
+                    f"{scheme.names[a]} and {scheme.names[b]} always occur together: the tags cannot tell them apart. "
+                    "Tag tiles with only one of them, cut smaller tiles, or join the two classes."
                 )
     return texts
 

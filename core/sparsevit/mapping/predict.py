@@ -29,7 +29,6 @@ from sparsevit.models.model_file import ModelCard
 from sparsevit.reporting import Reporter
 from sparsevit.settings import STRICT
 
-GSD_TOLERANCE = 0.1
 UNLIKE = 1e3
 """Normalised value of nodata for the edges: like no spectrum, so that nothing leaks across its border."""
 
@@ -61,12 +60,7 @@ def check_scene(scene: Scene, card: ModelCard) -> Scene:
         InputError: A band is missing, or the ground sampling distance is not that of the model.
     """
     chosen = scene.select(card.bands, "The model")
-    if abs(scene.grid.gsd / card.gsd - 1) > GSD_TOLERANCE:
-        raise InputError(
-            f"The scene {scene.paths[0].name} has pixels of {scene.grid.gsd:g} m, the model of {card.gsd:g} m.",
-            "scene",
-            "Resample the scene, or train a model at its resolution.",
-        )
+    card.check_gsd(scene.grid.gsd, f"The scene {scene.paths[0].name}", "scene")
     return chosen
 
 

@@ -20,6 +20,8 @@ from sparsevit.outputs import whole_file
 
 CARD_KEY = "sparsevit"
 FORMAT = 1
+GSD_TOLERANCE = 0.1
+"""Share by which the ground sampling distance may differ from that of the training."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,24 @@ class ModelCard:
     def heads_total(self) -> int:
         """Number of heads before pruning."""
         return sum(map(len, self.head_mask))
+
+    def check_gsd(self, gsd: float, owner: str, parameter: str) -> None:
+        """Refuse pixels that are not as large as those of the training.
+
+        Args:
+            gsd: Ground sampling distance (m).
+            owner: What has these pixels, to begin a sentence.
+            parameter: Job field that an error names.
+
+        Raises:
+            InputError: They differ by more than `GSD_TOLERANCE`.
+        """
+        if abs(gsd / self.gsd - 1) > GSD_TOLERANCE:
+            raise InputError(
+                f"{owner} has pixels of {gsd:g} m, the model of {self.gsd:g} m.",
+                parameter,
+                "Resample the scene, or train a model at its resolution.",
+            )
 
 
 def save_model(path: Path, model: LandCoverModel, card: ModelCard) -> None:

@@ -19,7 +19,17 @@ class BudgetSettings:
     """How many heads survive, and what shows whether the choice was worth it."""
 
     heads_kept: float = Field(
-        default=0.3, gt=0, le=1, description="Share of the attention heads that survive (0–1]; 1 keeps all."
+        default=0.3,
+        ge=0,
+        le=1,
+        description="Share of the attention heads that survive (0–1); 1 keeps all, 0 as few as cost no more than "
+        "`heads_cost`, which short trials find.",
+    )
+    heads_cost: float = Field(
+        default=0.005,
+        ge=0,
+        le=1,
+        description="Macro-F1 of held-out tags (0–1) that fewer heads may cost when their number is found.",
     )
     controls: bool = Field(
         default=True, description="Also train the controls: random heads removed, and no heads removed."

@@ -13,10 +13,12 @@ from torch import Tensor
 from sparsevit.models import torchvision_compat  # noqa: F401 (before torchmetrics, which imports torchvision)
 from sparsevit.models.landcover import Architecture, LandCoverModel, TagTransformer
 from sparsevit.reporting import Reporter
-from sparsevit.training.classifier import ClassifierSettings, ClassifierTraining, untrained, vit_scores
+from sparsevit.training.classifier import untrained
 from sparsevit.training.head_budget import best_mask, heads_to_keep, random_mask
 from sparsevit.training.loop import TrainingSettings
+from sparsevit.training.phases import ClassifierSettings, ClassifierTraining
 from sparsevit.training.refinement import IGNORE, RefinementSettings, refine, restricted_masks
+from sparsevit.training.scoring import vit_scores
 from sparsevit.training.start import Start
 from sparsevit.training.tiles import TaggedTiles, band_statistics
 
@@ -126,7 +128,7 @@ class SeedStudy:
     def run(self, shares: list[float], reporter: Reporter) -> Iterator[StudyPoint]:
         """Yield one point for all heads, and one per share and method."""
         settings, truth = self.settings, self.truth
-        tail = settings.gate_epochs + settings.finetune_epochs
+        tail = settings.pruning_epochs
         if truth and truth.refinement:
             tail += REFINE_EPOCH_COST * truth.refinement.refine_epochs
         variants = 1 + len(shares) * len(METHODS)
@@ -162,7 +164,7 @@ class SeedStudy:
             "Taylor importance": lambda: best_mask(importance, keep),
             "random heads": lambda: random_mask(heads, keep, self.training.seed),
         }
-        return self.phases.pruned(dense, masks[method](), method, self.settings, part)
+        return self.phases.pruned(dense, masks[method](), method, self.settings, self.settings.pruning_epochs, part)
 
     def point(self, vit: TagTransformer, method: str, share: float, reporter: Reporter) -> StudyPoint:
         """Score a variant."""

@@ -67,6 +67,7 @@ class Phase:
         after_step: Called with the share of the phase done (0–1) after each update.
         validate: Validation loss, for early stopping.
         learning_rate: Peak learning rate; that of the settings if left out.
+        data: Digest of what is learned from what weights, so that no checkpoint of another training is resumed.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Phase:
     after_step: Callable[[float], None] | None = None
     validate: Callable[[], float] | None = None
     learning_rate: float | None = None
+    data: str = ""
 
 
 def make_fabric(hardware: HardwareSettings) -> Fabric:
@@ -123,7 +125,7 @@ def fit(
     wrapped: Any = fabric.setup_optimizers(optimiser)
     peaks = [g["lr"] for g in optimiser.param_groups]
     file = checkpoints / f"{phase.name}.checkpoint" if checkpoints else None
-    run = fingerprint(settings, phase.name, phase.count, phase.epochs)
+    run = fingerprint(settings, phase.name, phase.count, phase.epochs, phase.data)
     resumed = load_checkpoint(file, phase.network, optimiser, run) if file and file.is_file() else None
     state = resumed or Checkpoint(run)
     for epoch in range(state.epoch, phase.epochs):

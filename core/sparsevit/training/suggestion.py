@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparsevit.models.landcover import LandCoverModel
 from sparsevit.reporting import Reporter
-from sparsevit.training.classifier import vit_tag_logits
+from sparsevit.training.scoring import vit_tag_logits
 from sparsevit.training.tiles import TaggedTiles, TileStore
 
 

@@ -83,10 +83,16 @@ def load_training_data(
             "No tagged tile is held out: the classifier is not assessed and refinement is not guarded.", "warning"
         )
     side = tagged["train"].store.values.shape[-1]
-    gsd = index.tile_size_m / side
     held_out = index.choose(masks["validation"]) if "validation" in tagged else None
     return TrainingData(
-        tagged["train"], index.choose(masks["train"]), tagged.get("validation"), held_out, scheme, names, side, gsd
+        tagged["train"],
+        index.choose(masks["train"]),
+        tagged.get("validation"),
+        held_out,
+        scheme,
+        names,
+        side,
+        index.gsd,
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsevit.errors import InputError
-from sparsevit.geodata.scene import Scene, open_scene
+from sparsevit.geodata.scene import Scene, open_scene, open_scene_in_place
 from sparsevit.geodata.tile_index import TileIndex, check_place, groups
 from sparsevit.reporting import Reporter
 
@@ -71,7 +71,7 @@ def load_tiles(
     windows = index.windows()
     done = 0
     for paths, positions in groups(index):
-        with open_tile_scene(index, scene_override or paths, bands) as scene:
+        with open_tile_scene(index, paths, scene_override, bands) as scene:
             check_place(index, scene.grid, scene.paths[0])
             for i in positions:
                 reporter.check()
@@ -81,10 +81,11 @@ def load_tiles(
     return store
 
 
-def open_tile_scene(index: TileIndex, paths: list[Path], bands: list[str]) -> Scene:
-    """Open the rasters of an index with the bands asked for; names of the index where the files carry none."""
-    scene = open_scene(paths, index.band_names or None)
-    return scene.select(bands, "The tile index", "tiles")
+def open_tile_scene(index: TileIndex, paths: list[Path], override: list[Path] | None, bands: list[str]) -> Scene:
+    """Open rasters of an index, or those given instead, with the bands asked for."""
+    names = index.band_names or None
+    scene = open_scene_in_place(override, names) if override else open_scene(paths, names)
+    return scene.select(bands, "The network", "scene" if override else "tiles")
 
 
 def band_statistics(store: TileStore) -> tuple[Tensor, Tensor]:
