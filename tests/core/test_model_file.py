@@ -111,11 +111,14 @@ def rewrite(file: Path, state: dict[str, torch.Tensor], **changes: Any) -> None:
     save_file(state, file, metadata={CARD_KEY: json.dumps(card | changes)})
 
 
-def test_weights_that_do_not_fit_the_card_are_refused(file: Path) -> None:
-    state = load_file(file)
-    state.pop("spectral.neighbourhood.weight")
+@pytest.mark.parametrize("change", ["left out", "other shape"])
+def test_weights_that_do_not_fit_the_card_are_refused(file: Path, change: str) -> None:
+    name, state = "spectral.neighbourhood.weight", load_file(file)
+    weight = state.pop(name)
+    if change == "other shape":
+        state[name] = weight[:-1].contiguous()
     rewrite(file, state)
-    assert "does not fit its own card" in refused(file).message
+    assert f"does not fit its own card: {name}." in refused(file).message
 
 
 def test_a_file_of_a_later_format_is_refused(file: Path) -> None:

@@ -151,8 +151,8 @@ def load_model(path: Path, kind: str | None = None, parameter: str = "model") ->
     model = LandCoverModel(card.architecture)
     with safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
-    wrong = sorted(set(state) ^ set(model.state_dict()))
-    if wrong:
+    shapes, own = ({name: value.shape for name, value in s.items()} for s in (state, model.state_dict()))
+    if wrong := sorted({name for name, _ in shapes.items() ^ own.items()}):
         raise InputError(f"{path} does not fit its own card: {', '.join(wrong[:5])}.", parameter, "Train it again.")
     model.load_state_dict(state)
     return model.eval().requires_grad_(False), card

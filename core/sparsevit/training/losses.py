@@ -36,7 +36,7 @@ def tag_loss(logits: Tensor, tags: Tensor, class_weight: Tensor | None = None) -
     Args:
         logits: `[B, K]`.
         tags: 1 present, 0 absent, -1 unknown `[B, K]`; unknown tags count nothing.
-        class_weight: Weight of present and of absent tags `[2, K]`, see `balance`; 1 if left out.
+        class_weight: Weight of absent and of present tags `[2, K]`, see `balance`; 1 if left out.
     """
     known = (tags >= 0).float()
     loss = F.binary_cross_entropy_with_logits(logits.float(), tags.clamp_min(0).float(), reduction="none")
