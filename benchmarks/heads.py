@@ -1,0 +1,117 @@
+"""What are attention heads worth? Quality against heads kept, chosen by gates, by importance and by chance.
+
+The study that users can run on their own tags, on the north of the development scene `virginia`: two fifths of the
+blocks are held out, and nothing is chosen by them.
+
+    python benchmarks/heads.py --data ../shared/data/virginia --seeds 0 1 2 --output build/heads.json
+
+`docs/heads.*` are written from such files; seeds may have been run apart:
+
+    python benchmarks/heads.py --publish build/heads.json
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from common.development import ROOT, job, log_to_terminal, options_of, reference_of, save, tagged_tiles
+from sparsevit.assessment.study_report import ALLOWED_LOSS, Spread, beats, fewest_heads, study_figure
+from sparsevit.geodata.tile_index import read_tile_index
+from sparsevit.jobs.study_heads import summary
+from sparsevit.training.head_study import StudyPoint
+
+HELD_OUT: dict[str, Any] = {"validation_share": 0.4, "split_seed": 20}
+DOCS = ROOT / "docs"
+PAGE = """# What are attention heads worth?
+
+Written by `benchmarks/heads.py --publish` from `heads.json` beside it; do not edit.
+
+Northern half of the development scene `virginia`, transformer of the preset *tiny* ({total} heads), {seeds} seeds.
+{train} tiles to learn from, {held_out} in held-out blocks. For each seed one transformer is trained with all its heads;
+all variants, the one with all heads included, go on from its weights for as many epochs. Macro-F1 is that of the tags
+of the held-out tiles, mIoU that of the joint evidence of transformer and spectra there. Mean ± standard deviation over
+the seeds.
+
+![Macro-F1 and mIoU against heads kept](heads.png)
+
+{table}
+
+{fewest} Learned gates are above as many random heads by more than one standard deviation at {beaten} of {compared}
+numbers of heads.
+"""
+
+
+def study(data: Path, seeds: list[int]) -> dict[str, Any]:
+    """The points of all seeds, and the tiles they were measured on."""
+    points: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="sparsevit-heads-") as name:
+        folder = Path(name)
+        tiles, page, numbers = folder / "tiles.gpkg", folder / "study.html", folder / "study.json"
+        tagged_tiles(data, tiles, **HELD_OUT)
+        splits = read_tile_index(tiles).frame["split"].value_counts()
+        for seed in seeds:
+            files = {"tiles": tiles, "reference": reference_of(data), "output": page, "json_output": numbers}
+            job("study heads", **files, seeds=1, seed=seed)
+            points += json.loads(numbers.read_text(encoding="utf-8"))["points"]
+    return {"tiles": {split: int(splits[split]) for split in ("train", "validation")}, "points": points}
+
+
+def publish(parts: list[dict[str, Any]]) -> None:
+    """Write the study into the documentation."""
+    tiles = parts[0]["tiles"]
+    points = [StudyPoint(**point) for part in parts for point in part["points"]]
+    whole, *rows = summary(points)
+    seeds = sorted({point.seed for point in points})
+    data = {"tiles": tiles, "seeds": seeds, "rows": [vars(row) for row in (whole, *rows)]}
+    (DOCS / "heads.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    (DOCS / "heads.png").write_bytes(base64.b64decode(study_figure(rows, whole).partition(",")[2]))
+    rows.sort(key=lambda row: -row.heads)  # stable: the methods keep their order
+    chance = {row.share: row for row in rows if row.method == "random heads"}
+    learned = [row for row in rows if row.method == "learned gates"]
+    page = PAGE.format(
+        total=whole.heads,
+        seeds=len(seeds),
+        train=tiles["train"],
+        held_out=tiles["validation"],
+        table=_table([whole, *rows]),
+        fewest=_sentence(fewest_heads(learned, whole, "learned gates")),
+        beaten=sum(beats(row, chance[row.share]) for row in learned),
+        compared=len(learned),
+    )
+    (DOCS / "heads.md").write_text(page, encoding="utf-8")
+
+
+def _table(rows: list[Spread]) -> str:
+    lines = ["| Heads | chosen by | macro-F1 | mIoU |", f"|{' --- |' * 4}"]
+    for row in rows:
+        lines.append(
+            f"| {row.heads} | {row.method} | {row.f1_mean:.3f} ± {row.f1_sd:.3f} | "
+            f"{row.miou_mean:.3f} ± {row.miou_sd:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def _sentence(fewest: Spread | None) -> str:
+    if fewest is None:
+        return f"No smaller number of heads that gates chose is within {ALLOWED_LOSS} macro-F1 of all heads."
+    return f"{fewest.heads} heads that gates chose are within {ALLOWED_LOSS} macro-F1 of all heads."
+
+
+def main() -> None:
+    """Run the study, or publish it."""
+    parser = options_of(__doc__, ROOT / "build/heads.json")
+    parser.add_argument("--publish", type=Path, nargs="+", help="only write the documentation from these results")
+    options = parser.parse_args()
+    if options.publish:
+        publish([json.loads(path.read_text(encoding="utf-8")) for path in options.publish])
+        return
+    log_to_terminal()
+    save(study(options.data, options.seeds), options.output)
+
+
+if __name__ == "__main__":
+    main()
