@@ -28,7 +28,7 @@ import torch
 
 from common.development import ROOT, log_to_terminal, options_of, save
 from common.page import Scores, publish, summary
-from common.trial import Trial, road_options
+from common.trial import PRODUCT, Trial, road_options
 from sparsevit.geodata.legend import NODATA
 from sparsevit.geodata.tile_index import read_tile_index
 from sparsevit.geodata.tile_masks import read_tile_masks
@@ -41,57 +41,53 @@ from sparsevit.weak.attention import head_maps
 from sparsevit.weak.clusters import binarise, cluster_heads, fill_nearest, paint
 from sparsevit.weak.naming import name_by_assignment
 
-Row = tuple[str, str, Callable[[], Path], bool]
-"""Name, role, how to make the map, and whether its seconds include the training of the classifier."""
+Row = tuple[str, str, Callable[[], Path], str]
+"""Name, role, how to make the map, and which classifier its seconds include; none if that is empty."""
 
 
 def rows(trial: Trial) -> list[Row]:
     """The rows of the table."""
     recipe = {"method": "clusters", "naming": "rank", "edges": "none", "ignore_margin": 0.0, "pseudomask_overlap": 0.0}
-    named = recipe | {"naming": "assignment"}
+    named = {"classifier": "all_heads", **recipe, "naming": "assignment"}
     epochs = epochs_of(RefinementSettings(), RefinementSettings().rounds)  # as many as all rounds of the product
     supervised = {"fraction_weight": 0.0, "label_smoothing": 0.0, "mask_weight": 1.0}
+    segmenter = {"decoder": "segmenter", "classifier": PRODUCT}
     return [
-        ("majority class", "control", lambda: majority(trial), False),
-        ("per-pixel network, tags", "control", lambda: trial.network("spectral", {"spectral": 1.0}), True),
-        ("U-Net, tags alone", "control", lambda: trial.decoder("unet_tags", None, epochs), False),
-        (
-            "pseudomask, published recipe",
-            "control",
-            lambda: trial.pseudomask(trial.classifier, "recipe", **recipe),
-            True,
-        ),
+        ("majority class", "control", lambda: majority(trial), ""),
+        ("per-pixel network, tags", "control", lambda: trial.network("spectral", {"spectral": 1.0}), PRODUCT),
+        ("U-Net, tags alone", "control", lambda: trial.decoder("unet_tags", None, epochs), ""),
+        ("pseudomask, published recipe", "control", lambda: trial.pseudomask("recipe", **recipe), PRODUCT),
         (
             "pseudomask, published recipe, all heads",
             "control",
-            lambda: trial.pseudomask(trial.unpruned(), "recipe_all", **recipe),
-            True,
+            lambda: trial.pseudomask("recipe_all", "all_heads", **recipe),
+            "all_heads",
         ),
         (
             "pseudomask, clusters by assignment, all heads",
             "ablation",
-            lambda: trial.pseudomask(trial.unpruned(), "named_all", **named),
-            True,
+            lambda: trial.pseudomask("named_all", **named),
+            "all_heads",
         ),
-        ("clusters named by the reference, all heads", "oracle", lambda: oracle_naming(trial), True),
-        ("transformer alone", "ablation", lambda: trial.network("transformer", {"vit": 1.0}), True),
-        ("pseudomask", "default", lambda: trial.pseudomask(trial.classifier, "evidence", ignore_margin=0.0), True),
-        ("refined map", "default", trial.refined, True),
+        ("clusters named by the reference, all heads", "oracle", lambda: oracle_naming(trial), "all_heads"),
+        ("transformer alone", "ablation", lambda: trial.network("transformer", {"vit": 1.0}), PRODUCT),
+        ("pseudomask", "default", lambda: trial.pseudomask("evidence", ignore_margin=0.0), PRODUCT),
+        ("refined map", "default", trial.refined, PRODUCT),
         (
             "U-Net, true masks",
             "supervised",
             lambda: trial.decoder("unet_masks", true_masks(trial), epochs, **supervised),
-            False,
+            "",
         ),
         # What the refinement could reach at best: its losses, with pseudomasks that are never wrong.
-        ("refined from true masks", "oracle", lambda: trial.decoder("unet_ideal", true_masks(trial), epochs), True),
-        ("refined map, clipping", "ablation", lambda: trial.refined("clipped", clip=True), True),
-        ("refined map, Segmenter", "ablation", lambda: trial.refined("segmenter", decoder="segmenter"), True),
+        ("refined from true masks", "oracle", lambda: trial.decoder("unet_ideal", true_masks(trial), epochs), ""),
+        ("refined map, clipping", "ablation", lambda: trial.refined("clipped", clip=True), PRODUCT),
+        ("refined map, Segmenter", "ablation", lambda: trial.refined("segmenter", decoder="segmenter"), PRODUCT),
         (
             "Segmenter, true masks",
             "supervised",
-            lambda: trial.decoder("segmenter_masks", true_masks(trial), epochs, **supervised, decoder="segmenter"),
-            True,
+            lambda: trial.decoder("segmenter_masks", true_masks(trial), epochs, **supervised, **segmenter),
+            PRODUCT,
         ),
         *weaktr_rows(trial),
     ]
@@ -104,31 +100,24 @@ def weaktr_rows(trial: Trial) -> list[Row]:
         for method in ("class_tokens", "fine_cam"):
             for weight, joined_with in ((0.0, ""), (0.5, " and spectra")):
                 options = {"method": method, "spectral_weight": weight, "ignore_margin": 0.0}
-                file = f"{network}_{method}_{weight}"
-                make = partial(_weaktr_mask, trial, network, file, options)
-                out.append((f"{name}, {method}{joined_with}", "ablation", make, True))
-        refined = partial(_weaktr_refined, trial, network)
-        out.append((f"{name}, refined map", "ablation", refined, True))
+                make = partial(trial.pseudomask, f"{network}_{method}_{weight}", network, **options)
+                out.append((f"{name}, {method}{joined_with}", "ablation", make, network))
+        refined = partial(trial.refined, f"{network}_refined", network, "fine_cam")
+        out.append((f"{name}, refined map", "ablation", refined, network))
     return out
-
-
-def _weaktr_mask(trial: Trial, network: str, file: str, options: dict[str, Any]) -> Path:
-    return trial.pseudomask(trial.weaktr(network), file, **options)
-
-
-def _weaktr_refined(trial: Trial, network: str) -> Path:
-    return trial.refined(f"{network}_refined", trial.weaktr(network), "fine_cam")
 
 
 def table(trial: Trial, wanted: list[str]) -> dict[str, Scores]:
     """All rows for one seed, or only those wanted."""
     out: dict[str, Scores] = {}
-    for name, role, make, needs_classifier in rows(trial):
+    for name, role, make, classifier in rows(trial):
         if wanted and name not in wanted:
             continue
+        if classifier:
+            trial.classifier(classifier)
         begun = time.monotonic()
         raster = make()
-        seconds = time.monotonic() - begun + (trial.seconds if needs_classifier else 0)
+        seconds = time.monotonic() - begun + trial.seconds.get(classifier, 0)
         out[name] = {"role": role, **trial.scores(raster), "seconds": round(seconds, 1)}
         logging.info("seed %d  %-46s %s", trial.seed, name, out[name])
     return out
@@ -148,7 +137,7 @@ def majority(trial: Trial) -> Path:
 @torch.inference_mode()
 def oracle_naming(trial: Trial) -> Path:
     """A raster of the test tiles by clusters of attention that the reference names, as well as one class each can."""
-    model, _ = load_model(trial.unpruned())
+    model, _ = load_model(trial.classifier("all_heads"))
     assert isinstance(model.vit, SparseViT)
     grid, index = model.vit.config.grid, read_tile_index(trial.tiles).in_split("test")
     data = load_tiles(index, trial.data.bands, Reporter())

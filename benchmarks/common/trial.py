@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import logging
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from sparsevit.geodata.scene import open_scene
 from sparsevit.geodata.tile_index import UNKNOWN, TileIndex, read_tile_index
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.landcover import LandCoverModel
-from sparsevit.models.model_file import load_model, save_model
+from sparsevit.models.model_file import ModelCard, load_model, save_model
 from sparsevit.reporting import Reporter
 from sparsevit.training.loop import TrainingSettings, make_fabric
 from sparsevit.training.phases import ClassifierSettings
@@ -37,6 +36,17 @@ chosen on (`CHOSEN_ON`): 57 %.
 """
 SEEN_SHARE = 0.002
 """Classes with a smaller share of the scored pixels do not count: their IoU is noise."""
+PRODUCT = "gated"
+CLASSIFIERS: dict[str, dict[str, Any]] = {
+    PRODUCT: {},
+    # The published recipe reads the last block, of which a small head budget may leave nothing.
+    "all_heads": {"spectral_epochs": 1, "heads_kept": 1.0},
+    "weaktr": {"network": "weaktr"},
+    "weaktr_faithful": {"network": "weaktr_faithful"},
+    # Knows the statistics of the bands and nothing else: for networks that need no classifier.
+    "bare": {"spectral_epochs": 1, "epochs": 1, "heads_kept": 1.0},
+}
+"""Classifiers by name, and how their training differs from the product's."""
 
 
 def road_options(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +57,7 @@ def road_options(parser: argparse.ArgumentParser) -> None:
 
 
 class Trial:
-    """One seed: the shared tiles, the classifier trained on their tags, and the maps made from both.
+    """One seed: the shared tiles, the classifiers trained on their tags, and the maps made from both.
 
     Args:
         data: Folder of the development scene.
@@ -78,26 +88,18 @@ class Trial:
             retag(read_tile_index(self.tiles)).write(self.tiles)
         self.data = load_training_data(read_tile_index(self.tiles), [], [], [], Reporter())
         self.scheme = self.data.scheme
-        self.classifier = folder / "classifier.safetensors"
-        begun = time.monotonic()
-        self.train(self.classifier)
-        self.seconds = time.monotonic() - begun
-        self.model, self.card = load_model(self.classifier)
+        self.seconds: dict[str, float] = {}
 
-    def train(self, output: Path, **options: Any) -> None:
-        """Train a classifier on the tags."""
-        phases = ("epochs", "gate_epochs", "finetune_epochs", "spectral_epochs")
-        scaled = {name: self.scaled(getattr(ClassifierSettings(), name)) for name in phases}
-        job("train", tiles=self.tiles, output=output, seed=self.seed, controls=False, **(scaled | options))
-
-    def unpruned(self) -> Path:
-        """The classifier with all heads; trained once.
-
-        The published recipe reads the last block, of which a small head budget may leave nothing.
-        """
-        path = self.folder / "unpruned.safetensors"
-        if not path.exists():
-            self.train(path, spectral_epochs=1, heads_kept=1.0)
+    def classifier(self, name: str = PRODUCT) -> Path:
+        """One of `CLASSIFIERS`, trained on the tags when it is first asked for; `seconds` tells how long that took."""
+        path = self.folder / f"classifier_{name}.safetensors"
+        if name not in self.seconds:
+            phases = ("epochs", "gate_epochs", "finetune_epochs", "spectral_epochs")
+            scaled = {phase: self.scaled(getattr(ClassifierSettings(), phase)) for phase in phases}
+            options = scaled | CLASSIFIERS[name]
+            begun = time.monotonic()
+            job("train", tiles=self.tiles, output=path, seed=self.seed, controls=False, **options)
+            self.seconds[name] = time.monotonic() - begun
         return path
 
     def tile_counts(self) -> dict[str, int]:
@@ -142,48 +144,52 @@ class Trial:
 
     def network(self, name: str, weights: dict[str, float]) -> Path:
         """Map with some of the classifier's networks."""
-        view = LandCoverModel(replace(self.model.architecture, weights=weights))
-        view.load_state_dict(self.model.state_dict())
-        return self.mapped(name, view)
+        model, card = load_model(self.classifier())
+        view = LandCoverModel(replace(model.architecture, weights=weights))
+        view.load_state_dict(model.state_dict())
+        return self.mapped(name, view, card)
 
-    def mapped(self, name: str, model: LandCoverModel) -> Path:
+    def mapped(self, name: str, model: LandCoverModel, card: ModelCard) -> Path:
         """Map with a model."""
         path = self.folder / f"{name}.safetensors"
-        save_model(path, model, self.card)
+        save_model(path, model, card)
         return self.predict(path, name)
 
-    def decoder(self, name: str, masks: torch.Tensor | None, epochs: int, **settings: Any) -> Path:
-        """Map with a segmentation network trained on masks, or on the tags alone."""
+    def decoder(
+        self, name: str, masks: torch.Tensor | None, epochs: int, classifier: str = "bare", **settings: Any
+    ) -> Path:
+        """Map with a segmentation network trained on masks, or on the tags alone.
+
+        Args:
+            name: Name of its files.
+            masks: Masks of the training tiles `[N, H, W]`; none for the tags alone.
+            epochs: Epochs.
+            classifier: Which one normalises the bands, and lends a Segmenter its transformer.
+            settings: Of the refinement.
+        """
+        model, card = load_model(self.classifier(classifier))
         refinement, tiles = RefinementSettings(refine_epochs=self.scaled(epochs), **settings), self.data.train
         if refinement.fraction_weight == 0:  # true masks: they show classes that the tags exclude
             tiles = replace(tiles, tags=torch.full_like(tiles.tags, UNKNOWN))
         training, fabric = TrainingSettings(seed=self.seed), make_fabric(HardwareSettings())
-        network = train_decoder(self.model, refinement, tiles, masks, training, fabric, 1, Reporter())
-        view = copy.deepcopy(self.model)
-        setattr(view, refinement.decoder, network)
-        return self.mapped(name, joined(view, refinement, {}, 1.0))
+        network = train_decoder(model, refinement, tiles, masks, training, fabric, 1, Reporter())
+        setattr(model, refinement.decoder, network)
+        return self.mapped(name, joined(model, refinement, {}, 1.0), card)
 
-    def pseudomask(self, model: Path, name: str, **options: object) -> Path:
+    def pseudomask(self, name: str, classifier: str = PRODUCT, **options: object) -> Path:
         """The pseudomask of the whole north, without any tags."""
-        output = self.folder / f"{name}.tif"
+        output, model = self.folder / f"{name}.tif", self.classifier(classifier)
         job("pseudomask", model=model, output=output, scene=self.scene, extent=self.extent, **options)
         return output
 
-    def weaktr(self, network: str) -> Path:
-        """The classifier with class tokens; trained once."""
-        path = self.folder / f"{network}.safetensors"
-        if not path.exists():
-            self.train(path, network=network)
-        return path
-
     def refined(
-        self, name: str = "refined", classifier: Path | None = None, method: str = "evidence", **settings: Any
+        self, name: str = "refined", classifier: str = PRODUCT, method: str = "evidence", **settings: Any
     ) -> Path:
         """The product: masks of the training tiles restricted to their tags, rounds of refinement, the map."""
-        classifier = classifier or self.classifier
         masks, output = self.folder / f"{name}_masks.tif", self.folder / f"{name}_model.safetensors"
-        job("pseudomask", model=classifier, tiles=self.tiles, extent=self.extent, output=masks, method=method)
-        files = {"tiles": self.tiles, "classifier": classifier, "pseudomask": masks, "output": output}
+        model = self.classifier(classifier)
+        job("pseudomask", model=model, tiles=self.tiles, extent=self.extent, output=masks, method=method)
+        files = {"tiles": self.tiles, "classifier": model, "pseudomask": masks, "output": output}
         epochs = self.scaled(RefinementSettings().refine_epochs)
         result = job("refine", **files, refine_epochs=epochs, seed=self.seed, **settings)
         logging.info("%s", result.model_dump_json())

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from sparsevit.errors import InputError
-from sparsevit.models.landcover import Architecture, LandCoverModel
+from sparsevit.models.landcover import Architecture, LandCoverModel, TagTransformer
 from sparsevit.models.vit import REFERENCE_TILE, ViTConfig, preset_config
 from sparsevit.models.weaktr import MAP_METHODS, WeakTr, WeakTrConfig, token_maps, weaktr_config
 from sparsevit.reporting import Reporter
@@ -96,19 +96,42 @@ def train_classifier(
     scores = vit_scores(model, validation, fabric) if validation else None
     controls: dict[str, TagScores] = {}
     if budget.controls and validation and keep < sum(heads):
-        masks = {
-            "random_heads": random_mask(heads, keep, training.seed),
-            "all_heads": [torch.ones(h, dtype=torch.bool) for h in heads],
-        }
-        for i, (name, control) in enumerate(masks.items()):
-            part = reporter.part(share + i * (1 - share) / 2, share + (i + 1) * (1 - share) / 2, f"control: {name}")
-            vit = run.pruned(dense, control, name, settings, settings.pruning_epochs, part)
-            controls[name] = vit_scores(model, validation, fabric, vit)
+        controls = score_controls(run, dense, keep, validation, settings, reporter.part(share, 1))
     if isinstance(model.vit, WeakTr):
         set_peaks(model, model.vit, tiles, fabric)
     pruned = Architecture(**(vars(architecture) | {"vit": model.vit.config}))
     model.architecture = pruned
     return TrainedClassifier(model.eval(), [m.tolist() for m in mask], gates, scores, controls)
+
+
+def score_controls(
+    run: ClassifierTraining,
+    dense: TagTransformer,
+    keep: int,
+    validation: TaggedTiles,
+    settings: ClassifierSettings,
+    reporter: Reporter,
+) -> dict[str, TagScores]:
+    """Scores of `random_heads`, as many as were kept, and of `all_heads`, both trained on as long as the gates were.
+
+    Args:
+        run: Training of the classifier.
+        dense: The transformer with all heads.
+        keep: Number of heads that were kept.
+        validation: Held-out tiles.
+        settings: Phases.
+        reporter: Progress.
+    """
+    masks = {
+        "random_heads": random_mask(dense.heads, keep, run.training.seed),
+        "all_heads": [torch.ones(h, dtype=torch.bool) for h in dense.heads],
+    }
+    scores = {}
+    for i, (name, mask) in enumerate(masks.items()):
+        part = reporter.part(i / len(masks), (i + 1) / len(masks), f"control: {name}")
+        vit = run.pruned(dense, mask, name, settings, settings.pruning_epochs, part)
+        scores[name] = vit_scores(run.model, validation, run.fabric, vit)
+    return scores
 
 
 @torch.inference_mode()
