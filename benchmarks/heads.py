@@ -18,14 +18,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common.development import ROOT, job, log_to_terminal, options_of, reference_of, save, tagged_tiles
+from common.development import ROOT, job, load, log_to_terminal, options_of, reference_of, save, tagged_tiles
+from common.results import DOCS
 from sparsevit.assessment.study_report import ALLOWED_LOSS, Spread, beats, fewest_heads, study_figure
 from sparsevit.geodata.tile_index import read_tile_index
 from sparsevit.jobs.study_heads import summary
 from sparsevit.training.head_study import StudyPoint
 
 HELD_OUT: dict[str, Any] = {"validation_share": 0.4, "split_seed": 20}
-DOCS = ROOT / "docs"
 PAGE = """# What are attention heads worth?
 
 Written by `benchmarks/heads.py --publish` from `heads.json` beside it; do not edit.
@@ -103,11 +103,9 @@ def _sentence(fewest: Spread | None) -> str:
 
 def main() -> None:
     """Run the study, or publish it."""
-    parser = options_of(__doc__, ROOT / "build/heads.json")
-    parser.add_argument("--publish", type=Path, nargs="+", help="only write the documentation from these results")
-    options = parser.parse_args()
+    options = options_of(__doc__, ROOT / "build/heads.json").parse_args()
     if options.publish:
-        publish([json.loads(path.read_text(encoding="utf-8")) for path in options.publish])
+        publish(load(options.publish))
         return
     log_to_terminal()
     save(study(options.data, options.seeds), options.output)

@@ -13,21 +13,20 @@ are mapped the same way (overlapping tiles, blended, the same edge refinement).
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rasterio
 import torch
 
-from common.development import ROOT, log_to_terminal, options_of, save
-from common.page import Scores, publish, summary
+from common.development import ROOT, load, log_to_terminal, options_of, save
+from common.page import publish
+from common.results import Scores, setting_of, summary
 from common.trial import PRODUCT, Trial, road_options
 from sparsevit.geodata.legend import NODATA
 from sparsevit.geodata.tile_index import read_tile_index
@@ -174,25 +173,23 @@ def main() -> None:
     """Run the table."""
     parser = options_of(__doc__, ROOT / "build/quality.json")
     road_options(parser)
-    parser.add_argument("--publish", type=Path, nargs="+", help="only write the documentation from these results")
     options = parser.parse_args()
     if options.publish:
-        publish([json.loads(path.read_text(encoding="utf-8")) for path in options.publish])
+        publish(load(options.publish))
         return
     log_to_terminal()
-    setting: dict[str, Any] = {"split_seed": options.split_seed, "seeds": options.seeds, "epochs": options.epochs}
-    setting["threads"] = torch.get_num_threads()
     tables, tiles = [], []
     for seed in options.seeds:
         with tempfile.TemporaryDirectory(prefix="sparsevit-quality-") as folder:
             trial = Trial(options.data, Path(folder), seed, options.split_seed, options.epochs)
             tables.append(table(trial, options.rows))
             tiles.append(trial.tile_counts())
-        save({**setting, "tiles": tiles, "rows": summary(tables), "runs": tables}, options.output)
-    print(f"\n{'method':46s} {'role':11s} {'mIoU':>15s} {'OA':>15s} {'AA':>15s} {'s':>6s}")
+        save(setting_of(options) | {"tiles": tiles, "runs": tables}, options.output)
+    print(f"\n{'method':46s} {'role':11s} {'mIoU':>15s} {'OA':>6s} {'AA':>6s} {'s':>6s}")
     for row in summary(tables):
-        cells = (f"{row[f'{m}_mean']:.3f} ± {row[f'{m}_sd']:.3f}" for m in ("miou", "oa", "aa"))
-        print(f"{row['name']:46s} {row['role']:11s} {'  '.join(cells)} {row['seconds_mean']:6.0f}")
+        miou = f"{row['miou_mean']:.3f} ± {row['miou_sd']:.3f}"
+        rest = f"{row['oa_mean']:6.3f} {row['aa_mean']:6.3f} {row['seconds']:6.0f}"
+        print(f"{row['name']:46s} {row['role']:11s} {miou:>15s} {rest}")
 
 
 if __name__ == "__main__":

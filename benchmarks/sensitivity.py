@@ -9,12 +9,19 @@ The road, the scene and the held-out blocks are those of `quality.py`; each row 
 * fewer tiles: only so many training tiles are tagged.
 
     python benchmarks/sensitivity.py --data ../shared/data/virginia --seeds 0 1 2 --output build/sensitivity.json
+
+`docs/sensitivity.*` are written from such files; rows and seeds may have been run apart:
+
+    python benchmarks/sensitivity.py --publish build/sensitivity.json
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import logging
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +31,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from common.development import ROOT, SCHEME, job, log_to_terminal, options_of, reference_of, save
+from common.development import ROOT, SCHEME, job, load, log_to_terminal, options_of, reference_of, save
+from common.page import PRODUCT
+from common.results import DOCS, SETTING, Scores, mean_and_spread, merged, setting_of
 from common.trial import Trial, road_options
 from sparsevit.geodata.tile_index import ABSENT, PRESENT, UNKNOWN, TileIndex, read_tile_index
 
@@ -32,6 +41,19 @@ Tags = npt.NDArray[np.int8]
 Retag = Callable[[TileIndex, np.random.Generator, Path], TileIndex]
 BELIEVED = 0.1
 """Presence threshold that the training believes in."""
+PROPER = "as they should be"
+PAGE = """# What if the tags are not as they should be?
+
+Written by `benchmarks/sensitivity.py --publish` from `sensitivity.json` beside it; do not edit.
+
+The refined map of the [table of quality](quality.md), on the same blocks and seeds ({seeds}), from worse and worse
+tags. Each row changes one thing. *Wrong*: so many of the tags name another class in place of the right one, which the
+tile has not. *Tagged from*: a class is tagged from another share of the tile than the training believes, which is 10 %.
+*Change*: of the mIoU against proper tags, seed by seed; mean ± standard deviation. Held-out tiles have the same kind of
+tags as the others, as they would with a user; the map is scored by the reference.
+
+{table}
+"""
 
 
 @dataclass(frozen=True)
@@ -95,7 +117,7 @@ def other_threshold(threshold: float, index: TileIndex, _: np.random.Generator, 
 
 
 CONDITIONS = [
-    Condition("as it should be"),
+    Condition(PROPER),
     *(Condition(f"{share:.0%} of the tags wrong", partial(wrong_tags, share)) for share in (0.1, 0.2)),
     Condition("half of the tiles untagged", partial(untagged, 0.5)),
     *(Condition(f"tagged from {t:.0%}", partial(other_threshold, t)) for t in (0.02, 0.05, 0.2)),
@@ -104,14 +126,38 @@ CONDITIONS = [
 ]
 
 
-def run(condition: Condition, data: Path, seed: int, split_seed: int, epochs: float) -> dict[str, float]:
+def run(condition: Condition, options: argparse.Namespace, seed: int) -> Scores:
     """Scores of the refined map under a condition, for one seed."""
+    begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sparsevit-sensitivity-") as folder:
         rng = np.random.default_rng(seed)
-        change, reference = condition.retag, reference_of(data)
+        change, reference = condition.retag, reference_of(options.data)
         retag = (lambda index: change(index, rng, reference)) if change else None
-        trial = Trial(data, Path(folder), seed, split_seed, epochs, retag, **dict(condition.tiling))
-        return trial.scores(trial.refined()) | {"training_tiles": len(trial.data.train)}
+        tiling = dict(condition.tiling)
+        trial = Trial(options.data, Path(folder), seed, options.split_seed, options.epochs, retag, **tiling)
+        scores = trial.scores(trial.refined())
+    return {"role": "", **scores, "seconds": round(time.monotonic() - begun, 1)}
+
+
+def publish(parts: list[dict[str, Any]]) -> None:
+    """Write the rows into the documentation; proper tags are those of the table of quality, if they were not run."""
+    data = merged(parts, DOCS / "sensitivity.json")
+    rows = {row["name"]: row for row in data["rows"]}
+    if PROPER not in rows:
+        table = json.loads((DOCS / "quality.json").read_text(encoding="utf-8"))
+        if any(table[name] != data[name] for name in (*SETTING, "seeds")):
+            raise SystemExit(f"Run the row '{PROPER}' too: the published table has another setting.")
+        rows[PROPER] = next(row for row in table["rows"] if row["name"] == PRODUCT)
+    proper = rows[PROPER]["miou"]
+    lines = ["| Tags | mIoU | change | OA | AA |", f"|{' --- |' * 5}"]
+    for condition in CONDITIONS:
+        if row := rows.get(condition.name):
+            mean, spread = mean_and_spread([m / p - 1 for m, p in zip(row["miou"], proper, strict=True)])
+            change = f"{mean:+.1%} ± {spread:.1%}" if condition.name != PROPER else ""
+            miou = f"{row['miou_mean']:.3f} ± {row['miou_sd']:.3f}"
+            lines.append(f"| {condition.name} | {miou} | {change} | {row['oa_mean']:.3f} | {row['aa_mean']:.3f} |")
+    page = PAGE.format(seeds=len(data["seeds"]), table="\n".join(lines))
+    (DOCS / "sensitivity.md").write_text(page, encoding="utf-8")
 
 
 def main() -> None:
@@ -119,21 +165,20 @@ def main() -> None:
     parser = options_of(__doc__, ROOT / "build/sensitivity.json")
     road_options(parser)
     options = parser.parse_args()
+    if options.publish:
+        publish(load(options.publish))
+        return
     log_to_terminal()
-    results: dict[str, list[dict[str, float]]] = {}
+    runs: list[dict[str, Scores]] = []
     for seed in options.seeds:
+        runs.append({})
         for condition in CONDITIONS:
             if options.rows and condition.name not in options.rows:
                 continue
-            scores = run(condition, options.data, seed, options.split_seed, options.epochs)
-            results.setdefault(condition.name, []).append(scores)
-            logging.info("seed %d  %-30s %s", seed, condition.name, scores)
-            save(results, options.output)
-    baseline = np.mean([run["miou"] for run in results.get(CONDITIONS[0].name, [])] or [np.nan])
-    for name, runs in results.items():
-        miou = np.array([run["miou"] for run in runs])
-        spread = miou.std(ddof=1) if len(miou) > 1 else 0.0
-        print(f"{name:30s} mIoU {miou.mean():.3f} ± {spread:.3f}  {miou.mean() / baseline - 1:+.1%}")
+            runs[-1][condition.name] = run(condition, options, seed)
+            logging.info("seed %d  %-30s %s", seed, condition.name, runs[-1][condition.name])
+            done = {"seeds": options.seeds[: len(runs)], "tiles": [{}] * len(runs), "runs": runs}
+            save(setting_of(options) | done, options.output)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,15 @@ A user tags a few tiles of the north, trains, tags as many again, and so on: eit
 others at random. The classifier of each round is scored on the tags of held-out blocks.
 
     python benchmarks/suggestion.py --data ../shared/data/virginia --seeds 0 1 2 --output build/suggestion.json
+
+`docs/suggestion.*` are written from such files; seeds may have been run apart:
+
+    python benchmarks/suggestion.py --publish build/suggestion.json
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 from pathlib import Path
@@ -15,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from common.development import ROOT, job, log_to_terminal, options_of, save, tagged_tiles
+from common.development import ROOT, job, load, log_to_terminal, options_of, save, tagged_tiles
+from common.results import DOCS, mean_and_spread
 from sparsevit.geodata.tile_index import UNKNOWN, TileIndex, read_tile_index
 
 TILES_PER_ROUND = 24
@@ -23,6 +29,17 @@ ROUNDS = 4
 HELD_OUT: dict[str, Any] = {"validation_share": 0.4, "split_seed": 2}
 TRAINING = {"heads_kept": 1.0, "controls": False, "epochs": 60, "spectral_epochs": 1}
 """The transformer alone is asked and scored: no pruning, and next to no spectral network."""
+PAGE = """# Which tile to tag next?
+
+Written by `benchmarks/suggestion.py --publish` from `suggestion.json` beside it; do not edit.
+
+Northern half of the development scene `virginia`, {seeds} seeds. A user tags {first} of {train} tiles, trains, tags as
+many again, and so on: either those that *Suggest tiles to tag* ranks first, or others at random; both begin with the
+same tiles. Macro-F1 of the tags of {validation} tiles in held-out blocks, mean ± standard deviation over the seeds;
+*ahead*: suggested less random, seed by seed.
+
+{table}
+"""
 
 
 def prepare(data: Path, folder: Path) -> TileIndex:
@@ -71,25 +88,44 @@ def simulate(index: TileIndex, folder: Path, seed: int, suggested: bool) -> list
     return scores
 
 
+def publish(parts: list[dict[str, Any]]) -> None:
+    """Write the simulation into the documentation; seeds may have been run apart."""
+    runs = [run for part in parts for run in part["runs"]]
+    tiles = parts[0]["tiles"]
+    seeds = sorted({run["seed"] for run in runs})
+    (DOCS / "suggestion.json").write_text(json.dumps({"tiles": tiles, "runs": runs}, indent=1) + "\n", encoding="utf-8")
+    lines = ["| Tagged tiles | random | suggested | ahead |", f"|{' --- |' * 4}"]
+    for count in dict.fromkeys(run["tiles"] for run in runs):
+        at = {(run["seed"], run["how"]): run["macro_f1"] for run in runs if run["tiles"] == count}
+        values = {how: [at[seed, how] for seed in seeds] for how in ("random", "suggested")}
+        values["ahead"] = [s - r for s, r in zip(values["suggested"], values["random"], strict=True)]
+        cells = (
+            f"{mean:{'+' * (how == 'ahead')}.3f} ± {sd:.3f}"
+            for how, v in values.items()
+            for mean, sd in [mean_and_spread(v)]
+        )
+        lines.append(f"| {count} | {' | '.join(cells)} |")
+    page = PAGE.format(seeds=len(seeds), **tiles, first=TILES_PER_ROUND, table="\n".join(lines))
+    (DOCS / "suggestion.md").write_text(page, encoding="utf-8")
+
+
 def main() -> None:
     """Run the simulation."""
     options = options_of(__doc__, ROOT / "build/suggestion.json").parse_args()
+    if options.publish:
+        publish(load(options.publish))
+        return
     log_to_terminal()
     runs = []
     with tempfile.TemporaryDirectory(prefix="sparsevit-suggestion-") as folder:
         index = prepare(options.data, Path(folder))
+        splits = index.frame["split"].value_counts()
+        tiles = {split: int(splits[split]) for split in ("train", "validation")}
         for seed in options.seeds:
             for how in ("random", "suggested"):
                 scores = simulate(index, Path(folder), seed, how == "suggested")
                 runs += [{"seed": seed, "how": how, **score} for score in scores]
-                save(runs, options.output)
-    for tiles in dict.fromkeys(run["tiles"] for run in runs):
-        cells = []
-        for how in ("random", "suggested"):
-            values = [run["macro_f1"] for run in runs if run["tiles"] == tiles and run["how"] == how]
-            spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
-            cells.append(f"{how} {np.mean(values):.3f} ± {spread:.3f}")
-        print(f"{tiles:4.0f} tiles, macro-F1: {',  '.join(cells)}")
+                save({"tiles": tiles, "runs": runs}, options.output)
 
 
 if __name__ == "__main__":

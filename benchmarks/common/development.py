@@ -61,6 +61,7 @@ def options_of(description: str | None, output: Path) -> argparse.ArgumentParser
     parser.add_argument("--data", type=_folder, default=str(ROOT.parent / "shared/data/virginia"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=output)
+    parser.add_argument("--publish", type=Path, nargs="+", help="only write the documentation from these results")
     return parser
 
 
@@ -75,6 +76,11 @@ def save(results: object, output: Path) -> None:
     """Write results, also those of an unfinished run."""
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(results, indent=1), encoding="utf-8")
+
+
+def load(paths: list[Path]) -> list[dict[str, Any]]:
+    """Results that `save` wrote."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
 def log_to_terminal() -> None:
