@@ -27,7 +27,7 @@ import torch
 from common.development import ROOT, load, log_to_terminal, options_of, save
 from common.page import publish
 from common.results import Scores, setting_of, summary
-from common.trial import PRODUCT, Trial, road_options
+from common.trial import GATED, Trial, road_options
 from sparsevit.geodata.legend import NODATA
 from sparsevit.geodata.tile_index import read_tile_index
 from sparsevit.geodata.tile_masks import read_tile_masks
@@ -50,12 +50,12 @@ def rows(trial: Trial) -> list[Row]:
     named = {"classifier": "all_heads", **recipe, "naming": "assignment"}
     epochs = epochs_of(RefinementSettings(), RefinementSettings().rounds)  # as many as all rounds of the product
     supervised = {"fraction_weight": 0.0, "label_smoothing": 0.0, "mask_weight": 1.0}
-    segmenter = {"decoder": "segmenter", "classifier": PRODUCT}
+    segmenter = {"decoder": "segmenter", "classifier": GATED}
     return [
         ("majority class", "control", lambda: majority(trial), ""),
-        ("per-pixel network, tags", "control", lambda: trial.network("spectral", {"spectral": 1.0}), PRODUCT),
+        ("per-pixel network, tags", "control", lambda: trial.network("spectral", {"spectral": 1.0}), GATED),
         ("U-Net, tags alone", "control", lambda: trial.decoder("unet_tags", None, epochs), ""),
-        ("pseudomask, published recipe", "control", lambda: trial.pseudomask("recipe", **recipe), PRODUCT),
+        ("pseudomask, published recipe", "control", lambda: trial.pseudomask("recipe", **recipe), GATED),
         (
             "pseudomask, published recipe, all heads",
             "control",
@@ -69,9 +69,9 @@ def rows(trial: Trial) -> list[Row]:
             "all_heads",
         ),
         ("clusters named by the reference, all heads", "oracle", lambda: oracle_naming(trial), "all_heads"),
-        ("transformer alone", "ablation", lambda: trial.network("transformer", {"vit": 1.0}), PRODUCT),
-        ("pseudomask", "default", lambda: trial.pseudomask("evidence", ignore_margin=0.0), PRODUCT),
-        ("refined map", "default", trial.refined, PRODUCT),
+        ("transformer alone", "ablation", lambda: trial.network("transformer", {"vit": 1.0}), GATED),
+        ("pseudomask", "default", lambda: trial.pseudomask("evidence", ignore_margin=0.0), GATED),
+        ("refined map", "default", trial.refined, GATED),
         (
             "U-Net, true masks",
             "supervised",
@@ -80,13 +80,13 @@ def rows(trial: Trial) -> list[Row]:
         ),
         # What the refinement could reach at best: its losses, with pseudomasks that are never wrong.
         ("refined from true masks", "oracle", lambda: trial.decoder("unet_ideal", true_masks(trial), epochs), ""),
-        ("refined map, clipping", "ablation", lambda: trial.refined("clipped", clip=True), PRODUCT),
-        ("refined map, Segmenter", "ablation", lambda: trial.refined("segmenter", decoder="segmenter"), PRODUCT),
+        ("refined map, clipping", "ablation", lambda: trial.refined("clipped", clip=True), GATED),
+        ("refined map, Segmenter", "ablation", lambda: trial.refined("segmenter", decoder="segmenter"), GATED),
         (
             "Segmenter, true masks",
             "supervised",
             lambda: trial.decoder("segmenter_masks", true_masks(trial), epochs, **supervised, **segmenter),
-            PRODUCT,
+            GATED,
         ),
         *weaktr_rows(trial),
     ]

@@ -34,7 +34,7 @@ import numpy.typing as npt
 from common.development import ROOT, SCHEME, job, load, log_to_terminal, options_of, reference_of, save
 from common.page import PRODUCT
 from common.results import DOCS, SETTING, Scores, mean_and_spread, merged, setting_of
-from common.trial import Trial, road_options
+from common.trial import GATED, Trial, road_options
 from sparsevit.geodata.tile_index import ABSENT, PRESENT, UNKNOWN, TileIndex, read_tile_index
 
 Tags = npt.NDArray[np.int8]
@@ -48,7 +48,8 @@ Written by `benchmarks/sensitivity.py --publish` from `sensitivity.json` beside 
 
 The refined map of the [table of quality](quality.md), on the same blocks and seeds ({seeds}), from worse and worse
 tags. Each row changes one thing. *Wrong*: so many of the tags name another class in place of the right one, which the
-tile has not. *Tagged from*: a class is tagged from another share of the tile than the training believes, which is 10 %.
+tile has not. *Tagged from*: a class is tagged from another share of the tile than the training believes, which is 10 %;
+*threshold learned*: the training starts from 10 % and learns it from the tags.
 *Change*: of the mIoU against proper tags, seed by seed; mean ± standard deviation. Held-out tiles have the same kind of
 tags as the others, as they would with a user; the map is scored by the reference.
 
@@ -64,11 +65,13 @@ class Condition:
         name: Name of the row.
         retag: Changes the tagged index, given its random generator and the reference.
         tiling: Settings of the tiles.
+        classifier: Which of `CLASSIFIERS`.
     """
 
     name: str
     retag: Retag | None = None
     tiling: tuple[tuple[str, Any], ...] = ()
+    classifier: str = GATED
 
 
 def with_tags(index: TileIndex, tags: Tags) -> TileIndex:
@@ -121,6 +124,11 @@ CONDITIONS = [
     *(Condition(f"{share:.0%} of the tags wrong", partial(wrong_tags, share)) for share in (0.1, 0.2)),
     Condition("half of the tiles untagged", partial(untagged, 0.5)),
     *(Condition(f"tagged from {t:.0%}", partial(other_threshold, t)) for t in (0.02, 0.05, 0.2)),
+    Condition("as they should be, threshold learned", classifier="threshold"),
+    *(
+        Condition(f"tagged from {t:.0%}, threshold learned", partial(other_threshold, t), classifier="threshold")
+        for t in (0.02, 0.05, 0.2)
+    ),
     *(Condition(f"tiles of {m} m", None, (("tile_size_m", m),)) for m in (1280, 2560)),
     *(Condition(f"{count} training tiles", partial(fewer_tiles, count)) for count in (50, 100)),
 ]
@@ -135,7 +143,7 @@ def run(condition: Condition, options: argparse.Namespace, seed: int) -> Scores:
         retag = (lambda index: change(index, rng, reference)) if change else None
         tiling = dict(condition.tiling)
         trial = Trial(options.data, Path(folder), seed, options.split_seed, options.epochs, retag, **tiling)
-        scores = trial.scores(trial.refined())
+        scores = trial.scores(trial.refined(classifier=condition.classifier))
     return {"role": "", **scores, "seconds": round(time.monotonic() - begun, 1)}
 
 

@@ -36,13 +36,14 @@ chosen on (`CHOSEN_ON`): 57 %.
 """
 SEEN_SHARE = 0.002
 """Classes with a smaller share of the scored pixels do not count: their IoU is noise."""
-PRODUCT = "gated"
+GATED = "gated"
 CLASSIFIERS: dict[str, dict[str, Any]] = {
-    PRODUCT: {},
+    GATED: {},
     # The published recipe reads the last block, of which a small head budget may leave nothing.
     "all_heads": {"spectral_epochs": 1, "heads_kept": 1.0},
     "weaktr": {"network": "weaktr"},
     "weaktr_faithful": {"network": "weaktr_faithful"},
+    "threshold": {"learn_threshold": True},
     # Knows the statistics of the bands and nothing else: for networks that need no classifier.
     "bare": {"spectral_epochs": 1, "epochs": 1, "heads_kept": 1.0},
 }
@@ -90,7 +91,7 @@ class Trial:
         self.scheme = self.data.scheme
         self.seconds: dict[str, float] = {}
 
-    def classifier(self, name: str = PRODUCT) -> Path:
+    def classifier(self, name: str = GATED) -> Path:
         """One of `CLASSIFIERS`, trained on the tags when it is first asked for; `seconds` tells how long that took."""
         path = self.folder / f"classifier_{name}.safetensors"
         if name not in self.seconds:
@@ -176,14 +177,14 @@ class Trial:
         setattr(model, refinement.decoder, network)
         return self.mapped(name, joined(model, refinement, {}, 1.0), card)
 
-    def pseudomask(self, name: str, classifier: str = PRODUCT, **options: object) -> Path:
+    def pseudomask(self, name: str, classifier: str = GATED, **options: object) -> Path:
         """The pseudomask of the whole north, without any tags."""
         output, model = self.folder / f"{name}.tif", self.classifier(classifier)
         job("pseudomask", model=model, output=output, scene=self.scene, extent=self.extent, **options)
         return output
 
     def refined(
-        self, name: str = "refined", classifier: str = PRODUCT, method: str = "evidence", **settings: Any
+        self, name: str = "refined", classifier: str = GATED, method: str = "evidence", **settings: Any
     ) -> Path:
         """The product: masks of the training tiles restricted to their tags, rounds of refinement, the map."""
         masks, output = self.folder / f"{name}_masks.tif", self.folder / f"{name}_model.safetensors"

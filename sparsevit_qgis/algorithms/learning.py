@@ -149,6 +149,15 @@ def _phases():
             240,
             1,
         ),
+        switch(
+            "LEARN_THRESHOLD",
+            tr("Learn what a tag means"),
+            tr(
+                "Learn from the tags from which share of a tile a class is tagged, where those who typed them had none "
+                "in mind. Otherwise the presence threshold holds that the tiles were tagged with."
+            ),
+            False,
+        ),
     ]
 
 

@@ -79,6 +79,7 @@ def run(request: RefineRequest, reporter: Reporter) -> RefineResult:
     scheme = parse_scheme(card.scheme, str(request.classifier))
     card.check_gsd(index.gsd, f"The tile index {request.tiles.name}", "tiles")
     data = load_training_data(index, request.scene, scheme.names, card.bands, reporter.part(0, 0.05))
+    data = data.with_threshold(card.presence_threshold)
     masks = read_masks(data.train_index, request, scheme)
     refinement = refine(
         classifier,

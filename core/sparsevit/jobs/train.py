@@ -59,6 +59,7 @@ class TrainResult(Result):
     heads_total: int
     training_tiles: int
     validation_tiles: int
+    presence_threshold: float
     macro_f1: float | None
     mean_ap: float | None
     tag_loss: float | None
@@ -102,7 +103,7 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
         data.bands,
         data.gsd,
         data.scheme.to_json(),
-        data.train.presence_threshold,
+        trained.presence_threshold,
         trained.head_mask,
         fingerprint(data.train.tags.tolist(), index.scene, data.bands),
         {k: v for k, v in metrics.items() if v is not None},
@@ -125,6 +126,7 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
         heads_total=card.heads_total,
         training_tiles=len(data.train),
         validation_tiles=len(data.validation) if data.validation else 0,
+        presence_threshold=trained.presence_threshold,
         seconds=round(time.monotonic() - started, 1),
         **metrics,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,6 +33,7 @@ class TrainedClassifier:
 
     Attributes:
         model: Transformer (pruned) and spectral network.
+        presence_threshold: Share of a tile from which classes look tagged.
         head_mask: For each block, which heads survived.
         head_gates: P(open) of the same heads at the end of the gate phase; empty without one.
         scores: Scores on the validation tiles of the classifier; empty without validation tiles.
@@ -40,6 +41,7 @@ class TrainedClassifier:
     """
 
     model: LandCoverModel
+    presence_threshold: float
     head_mask: list[list[bool]]
     head_gates: list[list[float]]
     scores: TagScores | None
@@ -59,7 +61,7 @@ def train_classifier(
     folder: Path | None = None,
     start: Start | None = None,
 ) -> TrainedClassifier:
-    """Train on tags: spectral network; dense transformer; number of heads; gates; fine-tuning; controls.
+    """Train on tags: spectral network and threshold; dense transformer; number of heads; gates; the rest; controls.
 
     Args:
         architecture: Networks to train, before pruning.
@@ -78,7 +80,8 @@ def train_classifier(
     model = untrained(architecture, statistics, training.seed, fabric, start)
     run = ClassifierTraining(model, tiles, training, fabric, folder)
     share = 0.55 if budget.controls else 0.9
-    run.spectral(settings.spectral_epochs, reporter.part(0, 0.1, "spectral network"))
+    run.spectral(settings, reporter.part(0, 0.1, "spectral network"))
+    validation = validation and replace(validation, presence_threshold=run.tiles.presence_threshold)
     validate = (lambda: vit_tag_logits(model, validation, fabric)[1]) if validation else None
     run.dense(settings.epochs, validate, reporter.part(0.1, 0.75 * share, "transformer"))
     assert model.vit is not None
@@ -86,7 +89,7 @@ def train_classifier(
     heads = model.vit.heads
     choosing = reporter.part(0.75 * share, share, "choosing heads")
     if budget.heads_kept == 0:
-        keep = find_head_count(run, dense, validation or tiles, settings, budget.heads_cost, choosing.part(0, 0.4))
+        keep = find_head_count(run, dense, validation or run.tiles, settings, budget.heads_cost, choosing.part(0, 0.4))
         choosing = choosing.part(0.4, 1)
     else:
         keep = heads_to_keep(budget.heads_kept, sum(heads))
@@ -101,7 +104,8 @@ def train_classifier(
         set_peaks(model, model.vit, tiles, fabric)
     pruned = Architecture(**(vars(architecture) | {"vit": model.vit.config}))
     model.architecture = pruned
-    return TrainedClassifier(model.eval(), [m.tolist() for m in mask], gates, scores, controls)
+    threshold = run.tiles.presence_threshold
+    return TrainedClassifier(model.eval(), threshold, [m.tolist() for m in mask], gates, scores, controls)
 
 
 def score_controls(

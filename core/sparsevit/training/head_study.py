@@ -133,9 +133,10 @@ class SeedStudy:
             tail += REFINE_EPOCH_COST * truth.refinement.refine_epochs
         variants = 1 + len(shares) * len(METHODS)
         dense_share = settings.epochs / (settings.epochs + variants * tail)
-        if truth:
-            self.phases.spectral(settings.spectral_epochs, reporter.part(0, SPECTRAL_SHARE * dense_share))
-        begun = SPECTRAL_SHARE * dense_share if truth else 0.0
+        begun = SPECTRAL_SHARE * dense_share
+        self.phases.spectral(settings, reporter.part(0, begun))
+        self.tiles = self.phases.tiles
+        self.validation = replace(self.validation, presence_threshold=self.tiles.presence_threshold)
         self.phases.dense(settings.epochs, None, reporter.part(begun, dense_share, "all heads"))
         assert self.model.vit is not None
         dense = copy.deepcopy(self.model.vit).eval().requires_grad_(False)

@@ -21,13 +21,13 @@ def class_fractions(log_probabilities: Tensor, weight: Tensor) -> Tensor:
     return (p * weight[:, None]).sum((2, 3)) / weight.sum((1, 2)).clamp_min(1e-6)[:, None]
 
 
-def tag_probability(fractions: Tensor, presence_threshold: float) -> Tensor:
+def tag_probability(fractions: Tensor, presence_threshold: float | Tensor) -> Tensor:
     """Logit of the tag that a class fraction implies: 3·(ln p̄ − ln τ).
 
     A tag says "covers at least τ of the tile"; the logit is 0 exactly there, so that the loss calibrates extent,
     which max or log-sum-exp pooling does not.
     """
-    return FRACTION_SLOPE * (fractions.clamp_min(1e-5).log() - torch.tensor(presence_threshold).log())
+    return FRACTION_SLOPE * (fractions.clamp_min(1e-5).log() - torch.as_tensor(presence_threshold).log())
 
 
 def tag_loss(logits: Tensor, tags: Tensor, class_weight: Tensor | None = None) -> Tensor:
@@ -57,7 +57,7 @@ def balance(tags: Tensor, strength: float = 0.5) -> Tensor:
 
 
 def fraction_loss(
-    logits: Tensor, valid: Tensor, tags: Tensor, presence_threshold: float, class_weight: Tensor | None = None
+    logits: Tensor, valid: Tensor, tags: Tensor, presence_threshold: float | Tensor, class_weight: Tensor | None = None
 ) -> Tensor:
     """The class-fraction loss of a map of class logits `[B, K, h, w]` against tags `[B, K]`.
 

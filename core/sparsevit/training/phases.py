@@ -27,11 +27,14 @@ from sparsevit.training.head_budget import HeadBudget
 from sparsevit.training.loop import Phase, TrainingSettings, fit, parameter_groups, seed_for
 from sparsevit.training.losses import balance, fraction_loss, tag_loss
 from sparsevit.training.scoring import is_faithful
+from sparsevit.training.threshold import WithThreshold
 from sparsevit.training.tiles import TaggedTiles
 from sparsevit.training.weaktr import faithful_loss, repaired_loss
 
 SPECTRAL_GRID = 16
 """Pixels per side of a tile that the spectral network is trained on."""
+THRESHOLD_LEARNING_RATE = 0.05
+"""Peak learning rate of the logarithm of the presence threshold, which has a long way to go in few steps."""
 IMPORTANCE_BATCH = 4
 """Tiles whose gradients are summed before their absolute value counts."""
 TINY = 1e-12
@@ -65,6 +68,11 @@ class ClassifierSettings:
         default=1.0, ge=0, description="Weight of staying close to the unpruned transformer while heads close."
     )
     spectral_epochs: int = Field(default=240, ge=1, description="Epochs of the per-pixel spectral network.")
+    learn_threshold: bool = Field(
+        default=False,
+        description="Learn from the tags from which share of a tile a class is tagged, where those who typed them had "
+        "none in mind; otherwise the presence threshold of the tile index holds.",
+    )
 
     @property
     def pruning_epochs(self) -> int:
@@ -108,26 +116,35 @@ class ClassifierTraining:
             return loss
         return loss + fraction_loss(output.token_logits, valid, tags, self.tiles.presence_threshold, self.weights)
 
-    def spectral(self, epochs: int, reporter: Reporter) -> None:
-        """Train the per-pixel network with class-fraction pooling alone.
+    def spectral(self, settings: ClassifierSettings, reporter: Reporter) -> None:
+        """Train the per-pixel network with class-fraction pooling alone, and the threshold of the tags if wanted.
 
         A few hundred pixels tell the fractions of a tile nearly as well as all do, and far more epochs fit into the
-        same time; flips and turns see to it that other pixels come each time.
+        same time; flips and turns see to it that other pixels come each time. All phases after this one believe in the
+        threshold that was learned.
         """
         network = self.model.spectral
         assert network is not None
+        learner = WithThreshold(network, self.tiles, settings.learn_threshold)
+        self.fabric.to_device(learner)
         stride = max(self.tiles.store.values.shape[-1] // SPECTRAL_GRID, 1)
 
         def loss(positions: Tensor) -> Tensor:
             z, valid, tags = self._batch(positions)
             logits, valid = network(z, stride), valid[:, ::stride, ::stride]
-            return fraction_loss(logits, valid, tags, self.tiles.presence_threshold, self.weights)
+            threshold = learner.threshold if settings.learn_threshold else self.tiles.presence_threshold
+            return fraction_loss(logits, valid, tags, threshold, self.weights)
 
+        groups = parameter_groups(network, self.training.weight_decay)
+        groups.append({"params": [learner.log_threshold], "weight_decay": 0.0, "lr": THRESHOLD_LEARNING_RATE})
         # A hundred times fewer weights than the transformer: it wants larger steps.
-        self._fit(
-            Phase("spectral", network, loss, len(self.tiles), epochs, learning_rate=10 * self.training.learning_rate),
-            reporter,
-        )
+        rate = 10 * self.training.learning_rate
+        name = "spectral_and_threshold" if settings.learn_threshold else "spectral"
+        phase = Phase(name, learner, loss, len(self.tiles), settings.spectral_epochs, groups, learning_rate=rate)
+        self._fit(phase, reporter)
+        if settings.learn_threshold:
+            self.tiles = replace(self.tiles, presence_threshold=learner.threshold.item())
+            reporter.log(f"The tags look as if a class is tagged from {self.tiles.presence_threshold:.1%} of a tile.")
 
     def dense(self, epochs: int, validate: Callable[[], float] | None, reporter: Reporter) -> None:
         """Train the transformer with all heads."""

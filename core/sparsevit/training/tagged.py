@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,12 @@ class TrainingData:
     bands: list[str]
     side: int
     gsd: float
+
+    def with_threshold(self, presence_threshold: float) -> TrainingData:
+        """The same tiles, with the presence threshold that a classifier learned from them."""
+        train = replace(self.train, presence_threshold=presence_threshold)
+        validation = self.validation and replace(self.validation, presence_threshold=presence_threshold)
+        return replace(self, train=train, validation=validation)
 
 
 def load_training_data(

@@ -1,0 +1,46 @@
+"""How much of a tile a class has to cover before it is tagged: learned beside a network that learns the tags.
+
+People who type tags know no threshold, and what they have in mind differs by an order of magnitude. The class-fraction
+loss needs it: believing in 10 % where classes are tagged from 2 %, a network paints five times too much of rare ones.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from sparsevit.training.tiles import TaggedTiles
+
+LOWEST, HIGHEST = 0.01, 0.5
+"""Bounds of the presence threshold (share of a tile)."""
+LEAST_ABSENT = 0.2
+"""Share of absences among the known tags from which they teach a threshold."""
+
+
+class WithThreshold(nn.Module):
+    """A network and the presence threshold of its tags, trained and resumed as one.
+
+    The fractions of a class in tiles tagged with it, and in those tagged without it, leave room for few thresholds:
+    a wrong one contradicts the tags of all classes at once. Where tiles hold little but a class or nothing of it, any
+    threshold between explains the tags, and what is learned says little.
+
+    Args:
+        network: A network that learns tags by class fractions.
+        tiles: Training tiles; they know where the threshold starts.
+        learn: Whether it is learned; it stays where it is otherwise, and where hardly any absence is known.
+    """
+
+    def __init__(self, network: nn.Module, tiles: TaggedTiles, learn: bool) -> None:
+        super().__init__()
+        self.network = network
+        # Where hardly anything is known to be absent, the lowest threshold would explain all tags.
+        contrast = bool((tiles.tags == 0).sum() >= LEAST_ABSENT * (tiles.tags >= 0).sum())
+        start = torch.tensor(math.log(tiles.presence_threshold))
+        self.log_threshold = nn.Parameter(start, requires_grad=learn and contrast)
+
+    @property
+    def threshold(self) -> Tensor:
+        """Share of a tile from which a class counts as present, a scalar."""
+        return self.log_threshold.clamp(math.log(LOWEST), math.log(HIGHEST)).exp()
