@@ -1,7 +1,7 @@
 """How much of a tile a class has to cover before it is tagged: learned beside a network that learns the tags.
 
-People who type tags know no threshold, and what they have in mind differs by an order of magnitude. The class-fraction
-loss needs it: believing in 10 % where classes are tagged from 2 %, a network paints five times too much of rare ones.
+People who type tags have no threshold in mind, but the class-fraction loss needs one: where classes are tagged from 2 %
+of a tile and the loss believes in 10 %, it demands more of a rare class than there is.
 """
 
 from __future__ import annotations
