@@ -26,7 +26,7 @@ import torch
 
 from common.development import ROOT, load, log_to_terminal, options_of, save
 from common.page import publish
-from common.results import Scores, setting_of, summary
+from common.results import Scores, results_of, summary
 from common.trial import GATED, Trial, road_options
 from sparsevit.geodata.legend import NODATA
 from sparsevit.geodata.tile_index import read_tile_index
@@ -184,7 +184,7 @@ def main() -> None:
             trial = Trial(options.data, Path(folder), seed, options.split_seed, options.epochs)
             tables.append(table(trial, options.rows))
             tiles.append(trial.tile_counts())
-        save(setting_of(options) | {"tiles": tiles, "runs": tables}, options.output)
+        save(results_of(options, tiles, tables), options.output)
     print(f"\n{'method':46s} {'role':11s} {'mIoU':>15s} {'OA':>6s} {'AA':>6s} {'s':>6s}")
     for row in summary(tables):
         miou = f"{row['miou_mean']:.3f} ± {row['miou_sd']:.3f}"

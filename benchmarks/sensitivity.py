@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from common.development import ROOT, SCHEME, job, load, log_to_terminal, options_of, reference_of, save
 from common.page import PRODUCT
-from common.results import DOCS, SETTING, Scores, mean_and_spread, merged, setting_of
+from common.results import DOCS, SETTING, Scores, mean_and_spread, merged, results_of
 from common.trial import GATED, Trial, road_options
 from sparsevit.geodata.tile_index import ABSENT, PRESENT, UNKNOWN, TileIndex, read_tile_index
 
@@ -185,8 +185,7 @@ def main() -> None:
                 continue
             runs[-1][condition.name] = run(condition, options, seed)
             logging.info("seed %d  %-30s %s", seed, condition.name, runs[-1][condition.name])
-            done = {"seeds": options.seeds[: len(runs)], "tiles": [{}] * len(runs), "runs": runs}
-            save(setting_of(options) | done, options.output)
+            save(results_of(options, [{}] * len(runs), runs), options.output)
 
 
 if __name__ == "__main__":

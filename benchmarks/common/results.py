@@ -19,10 +19,12 @@ SETTING = ("split_seed", "epochs", "threads")
 """What has to be the same in all results of one table."""
 
 
-def setting_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Where and how the seeds of a run were made: the head of its results."""
-    threads = torch.get_num_threads()
-    return {"split_seed": options.split_seed, "seeds": options.seeds, "epochs": options.epochs, "threads": threads}
+def results_of(
+    options: argparse.Namespace, tiles: list[dict[str, int]], runs: list[dict[str, Scores]]
+) -> dict[str, Any]:
+    """What is saved of a run, finished or not: its setting, and tiles and rows of the seeds so far."""
+    setting = {"split_seed": options.split_seed, "epochs": options.epochs, "threads": torch.get_num_threads()}
+    return setting | {"seeds": options.seeds[: len(runs)], "tiles": tiles, "runs": runs}
 
 
 def summary(seeds: list[dict[str, Scores]]) -> list[dict[str, Any]]:

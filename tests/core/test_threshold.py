@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_models import CUTTING, REFINING, SCHEME, TRAINING, tiny_architecture, write_place
+from small_models import CUTTING, REFINING, SCHEME, TRAINING, Diary, tiny_architecture, write_place
 
 from sparsevit.jobs import get_job
 from sparsevit.jobs import refine as refine_job
@@ -45,12 +45,12 @@ def tiles_tagged_from(threshold: float, count: int = 96) -> TaggedTiles:
     return TaggedTiles(store, torch.from_numpy((covered >= threshold).astype(np.int8)), 0.1)
 
 
-def learned(tiles: TaggedTiles, learn: bool = True) -> float:
+def learned(tiles: TaggedTiles, learn: bool = True, reporter: Reporter | None = None) -> float:
     """The threshold after training the spectral network."""
     architecture = replace(tiny_architecture(CLASSES, CLASSES, SIDE), vit=None, weights={"spectral": 1.0})
     model = untrained(architecture, band_statistics(tiles.store), 0, FABRIC)
     run = ClassifierTraining(model, tiles, TrainingSettings(), FABRIC, None)
-    run.spectral(ClassifierSettings(spectral_epochs=60, learn_threshold=learn), Reporter())
+    run.spectral(ClassifierSettings(spectral_epochs=60, learn_threshold=learn), reporter or Reporter())
     return run.tiles.presence_threshold
 
 
@@ -64,9 +64,10 @@ def test_a_threshold_that_is_known_stays() -> None:
 
 
 def test_tags_that_only_name_what_is_there_teach_no_threshold() -> None:
-    tiles = tiles_tagged_from(0.3)
+    tiles, diary = tiles_tagged_from(0.3), Diary()
     only_present = torch.where(tiles.tags == 1, tiles.tags, -torch.ones_like(tiles.tags))
-    assert learned(replace(tiles, tags=only_present)) == pytest.approx(0.1)
+    assert learned(replace(tiles, tags=only_present), reporter=diary) == 0.1
+    assert len(diary.lines) == 1 and "10.0% of a tile holds. Tag tiles completely." in diary.lines[0]
 
 
 @pytest.mark.parametrize(("start", "bound"), [(0.0001, LOWEST), (0.9, HIGHEST)])

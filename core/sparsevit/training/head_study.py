@@ -133,8 +133,10 @@ class SeedStudy:
             tail += REFINE_EPOCH_COST * truth.refinement.refine_epochs
         variants = 1 + len(shares) * len(METHODS)
         dense_share = settings.epochs / (settings.epochs + variants * tail)
-        begun = SPECTRAL_SHARE * dense_share
-        self.phases.spectral(settings, reporter.part(0, begun))
+        begun = 0.0
+        if truth or settings.learn_threshold:
+            begun = SPECTRAL_SHARE * dense_share
+            self.phases.spectral(settings, reporter.part(0, begun))
         self.tiles = self.phases.tiles
         self.validation = replace(self.validation, presence_threshold=self.tiles.presence_threshold)
         self.phases.dense(settings.epochs, None, reporter.part(begun, dense_share, "all heads"))

@@ -132,7 +132,7 @@ class ClassifierTraining:
         def loss(positions: Tensor) -> Tensor:
             z, valid, tags = self._batch(positions)
             logits, valid = network(z, stride), valid[:, ::stride, ::stride]
-            threshold = learner.threshold if settings.learn_threshold else self.tiles.presence_threshold
+            threshold = learner.threshold if learner.learns else self.tiles.presence_threshold
             return fraction_loss(logits, valid, tags, threshold, self.weights)
 
         groups = parameter_groups(network, self.training.weight_decay)
@@ -142,9 +142,15 @@ class ClassifierTraining:
         name = "spectral_and_threshold" if settings.learn_threshold else "spectral"
         phase = Phase(name, learner, loss, len(self.tiles), settings.spectral_epochs, groups, learning_rate=rate)
         self._fit(phase, reporter)
-        if settings.learn_threshold:
+        if learner.learns:
             self.tiles = replace(self.tiles, presence_threshold=learner.threshold.item())
             reporter.log(f"The tags look as if a class is tagged from {self.tiles.presence_threshold:.1%} of a tile.")
+        elif settings.learn_threshold:
+            reporter.log(
+                "The tags name hardly any class as absent, so that no presence threshold can be learned: "
+                f"{self.tiles.presence_threshold:.1%} of a tile holds. Tag tiles completely.",
+                "warning",
+            )
 
     def dense(self, epochs: int, validate: Callable[[], float] | None, reporter: Reporter) -> None:
         """Train the transformer with all heads."""

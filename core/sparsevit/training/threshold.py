@@ -41,6 +41,11 @@ class WithThreshold(nn.Module):
         self.log_threshold = nn.Parameter(start, requires_grad=learn and contrast)
 
     @property
+    def learns(self) -> bool:
+        """Whether the threshold is learned."""
+        return self.log_threshold.requires_grad
+
+    @property
     def threshold(self) -> Tensor:
         """Share of a tile from which a class counts as present, a scalar."""
         return self.log_threshold.clamp(math.log(LOWEST), math.log(HIGHEST)).exp()
