@@ -5,7 +5,8 @@ blocks are held out, and nothing is chosen by them.
 
     python benchmarks/heads.py --data ../shared/data/virginia --seeds 0 1 2 --output build/heads.json
 
-`docs/heads.*` are written from such files; seeds may have been run apart:
+`docs/heads.*` are written from such files; seeds and shares may have been run apart, and `docs/heads.json` keeps those
+of before. Delete it before publishing points of changed code:
 
     python benchmarks/heads.py --publish build/heads.json
 """
@@ -26,6 +27,7 @@ from sparsevit.jobs.study_heads import summary
 from sparsevit.training.head_study import StudyPoint
 
 HELD_OUT: dict[str, Any] = {"validation_share": 0.4, "split_seed": 20}
+SHARES = [0.5, 0.3, 0.1, 0.05]
 PAGE = """# What are attention heads worth?
 
 Written by `benchmarks/heads.py --publish` from `heads.json` beside it; do not edit.
@@ -45,8 +47,8 @@ numbers of heads.
 """
 
 
-def study(data: Path, seeds: list[int]) -> dict[str, Any]:
-    """The points of all seeds, and the tiles they were measured on."""
+def study(data: Path, seeds: list[int], shares: list[float], output: Path) -> None:
+    """Save the points of the seeds so far, and the tiles they were measured on."""
     points: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="sparsevit-heads-") as name:
         folder = Path(name)
@@ -55,19 +57,27 @@ def study(data: Path, seeds: list[int]) -> dict[str, Any]:
         splits = read_tile_index(tiles).frame["split"].value_counts()
         for seed in seeds:
             files = {"tiles": tiles, "reference": reference_of(data), "output": page, "json_output": numbers}
-            job("study heads", **files, seeds=1, seed=seed)
+            job("study heads", **files, seeds=1, seed=seed, shares=shares)
             points += json.loads(numbers.read_text(encoding="utf-8"))["points"]
-    return {"tiles": {split: int(splits[split]) for split in ("train", "validation")}, "points": points}
+            counts = {split: int(splits[split]) for split in ("train", "validation")}
+            save({"tiles": counts, "points": points}, output)
 
 
 def publish(parts: list[dict[str, Any]]) -> None:
-    """Write the study into the documentation."""
+    """Add points to those of the documentation, and write the study anew."""
+    file = DOCS / "heads.json"
+    if file.exists():
+        parts = load([file]) + parts
     tiles = parts[0]["tiles"]
-    points = [StudyPoint(**point) for part in parts for point in part["points"]]
-    whole, *rows = summary(points)
-    seeds = sorted({point.seed for point in points})
-    data = {"tiles": tiles, "seeds": seeds, "rows": [vars(row) for row in (whole, *rows)]}
-    (DOCS / "heads.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    if any(part["tiles"] != tiles for part in parts):
+        raise SystemExit("The results are of other tiles than those published, or than each other.")
+    every = [StudyPoint(**point) for part in parts for point in part["points"]]
+    points = {(point.share, point.method, point.seed): point for point in every}
+    seeds = sorted({point.seed for point in every})
+    if any((share, method, seed) not in points for share, method, _ in points for seed in seeds):
+        raise SystemExit("Some seeds lack shares that others have: publish the same shares of all seeds.")
+    save({"tiles": tiles, "points": [vars(point) for point in points.values()]}, file)
+    whole, *rows = summary(list(points.values()))
     (DOCS / "heads.png").write_bytes(base64.b64decode(study_figure(rows, whole).partition(",")[2]))
     rows.sort(key=lambda row: -row.heads)  # stable: the methods keep their order
     chance = {row.share: row for row in rows if row.method == "random heads"}
@@ -103,12 +113,14 @@ def _sentence(fewest: Spread | None) -> str:
 
 def main() -> None:
     """Run the study, or publish it."""
-    options = options_of(__doc__, ROOT / "build/heads.json").parse_args()
+    parser = options_of(__doc__, ROOT / "build/heads.json")
+    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="shares of the heads to keep")
+    options = parser.parse_args()
     if options.publish:
         publish(load(options.publish))
         return
     log_to_terminal()
-    save(study(options.data, options.seeds), options.output)
+    study(options.data, options.seeds, options.shares, options.output)
 
 
 if __name__ == "__main__":

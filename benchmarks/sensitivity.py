@@ -3,6 +3,7 @@
 The road, the scene and the held-out blocks are those of `quality.py`; each row changes one thing:
 
 * wrong tags: of the classes that a tile is tagged with, this share is named as another class, which the tile has not;
+* reviewed: tags that look wrong to networks that did not learn them are forgotten (`review`);
 * untagged: this share of the tiles has no tags;
 * threshold: a class is tagged from another share of the tile than the training believes (10 %);
 * tile size: larger tiles, that is, coarser tags and fewer of them;
@@ -48,7 +49,8 @@ Written by `benchmarks/sensitivity.py --publish` from `sensitivity.json` beside 
 
 The refined map of the [table of quality](quality.md), on the same blocks and seeds ({seeds}), from worse and worse
 tags. Each row changes one thing. *Wrong*: so many of the tags name another class in place of the right one, which the
-tile has not. *Tagged from*: a class is tagged from another share of the tile than the training believes, which is 10 %;
+tile has not; *reviewed*: those that look wrong were forgotten (`sparsevit review`). *Tagged from*: a class is tagged
+from another share of the tile than the training believes, which is 10 %;
 *threshold learned*: the training starts from 10 % and learns it from the tags.
 *Change*: of the mIoU against proper tags, seed by seed; mean ± standard deviation. Held-out tiles have the same kind of
 tags as the others, as they would with a user; the map is scored by the reference.
@@ -66,12 +68,14 @@ class Condition:
         retag: Changes the tagged index, given its random generator and the reference.
         tiling: Settings of the tiles.
         classifier: Which of `CLASSIFIERS`.
+        reviewed: Whether tags that look wrong are forgotten.
     """
 
     name: str
     retag: Retag | None = None
     tiling: tuple[tuple[str, Any], ...] = ()
     classifier: str = GATED
+    reviewed: bool = False
 
 
 def with_tags(index: TileIndex, tags: Tags) -> TileIndex:
@@ -121,7 +125,12 @@ def other_threshold(threshold: float, index: TileIndex, _: np.random.Generator, 
 
 CONDITIONS = [
     Condition(PROPER),
-    *(Condition(f"{share:.0%} of the tags wrong", partial(wrong_tags, share)) for share in (0.1, 0.2)),
+    Condition("as they should be, reviewed", reviewed=True),
+    *(
+        Condition(f"{share:.0%} of the tags wrong{text}", partial(wrong_tags, share), reviewed=bool(text))
+        for share in (0.1, 0.2)
+        for text in ("", ", reviewed")
+    ),
     Condition("half of the tiles untagged", partial(untagged, 0.5)),
     *(Condition(f"tagged from {t:.0%}", partial(other_threshold, t)) for t in (0.02, 0.05, 0.2)),
     Condition("as they should be, threshold learned", classifier="threshold"),
@@ -141,8 +150,8 @@ def run(condition: Condition, options: argparse.Namespace, seed: int) -> Scores:
         rng = np.random.default_rng(seed)
         change, reference = condition.retag, reference_of(options.data)
         retag = (lambda index: change(index, rng, reference)) if change else None
-        tiling = dict(condition.tiling)
-        trial = Trial(options.data, Path(folder), seed, options.split_seed, options.epochs, retag, **tiling)
+        more = {"retag": retag, "reviewed": condition.reviewed, **dict(condition.tiling)}
+        trial = Trial(options.data, Path(folder), seed, options.split_seed, options.epochs, **more)
         scores = trial.scores(trial.refined(classifier=condition.classifier))
     return {"role": "", **scores, "seconds": round(time.monotonic() - begun, 1)}
 

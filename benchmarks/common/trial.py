@@ -67,6 +67,7 @@ class Trial:
         split_seed: Of the blocks of seed 0; those of the next seeds have the next split seeds.
         epochs: Scale of all epochs.
         retag: Changes the tagged tile index as users might; it stays as it is if left out.
+        reviewed: Whether tags that look wrong are forgotten before anything is learned.
         tiling: Settings of the tiles beside the split.
     """
 
@@ -78,6 +79,7 @@ class Trial:
         split_seed: int,
         epochs: float,
         retag: Callable[[TileIndex], TileIndex] | None = None,
+        reviewed: bool = False,
         **tiling: Any,
     ) -> None:
         self.folder, self.seed, self.epochs = folder, seed, epochs
@@ -87,6 +89,8 @@ class Trial:
         tagged_tiles(data, self.tiles, **split, **tiling)
         if retag:
             retag(read_tile_index(self.tiles)).write(self.tiles)
+        if reviewed:
+            logging.info("%s", job("review", tiles=self.tiles, forget=True, seed=seed).model_dump_json())
         self.data = load_training_data(read_tile_index(self.tiles), [], [], [], Reporter())
         self.scheme = self.data.scheme
         self.seconds: dict[str, float] = {}

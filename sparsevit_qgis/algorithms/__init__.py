@@ -8,6 +8,7 @@ from .inspectheads import InspectHeads
 from .maplandcover import MapLandCover
 from .predictlandcover import PredictLandCover
 from .refinelandcover import RefineLandCover
+from .reviewtags import ReviewTags
 from .studyheads import StudyHeads
 from .suggesttiles import SuggestTiles
 from .tagtiles import TagTiles
@@ -18,6 +19,7 @@ ALGORITHMS = (
     MapLandCover,
     CreateTiles,
     TagTiles,
+    ReviewTags,
     TrainClassifier,
     SuggestTiles,
     GeneratePseudomasks,

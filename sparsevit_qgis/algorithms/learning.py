@@ -149,16 +149,21 @@ def _phases():
             240,
             1,
         ),
-        switch(
-            "LEARN_THRESHOLD",
-            tr("Learn what a tag means"),
-            tr(
-                "Learn from the tags from which share of a tile a class is tagged, where those who typed them had none "
-                "in mind. Otherwise the presence threshold holds that the tiles were tagged with."
-            ),
-            False,
-        ),
+        threshold(),
     ]
+
+
+def threshold():
+    """Whether the meaning of a tag is learned."""
+    return switch(
+        "LEARN_THRESHOLD",
+        tr("Learn what a tag means"),
+        tr(
+            "Learn from the tags from which share of a tile a class is tagged, where those who typed them had none "
+            "in mind. Otherwise the presence threshold holds that the tiles were tagged with."
+        ),
+        False,
+    )
 
 
 def training():
@@ -213,9 +218,14 @@ def training():
                 0,
                 0,
             ),
-            number("SEED", tr("Seed"), tr("The same seed, data and machine give the same model."), 0, 0),
+            seed(),
         ]
     )
+
+
+def seed():
+    """Of everything random."""
+    return number("SEED", tr("Seed"), tr("The same seed, data and machine give the same result."), 0, 0)
 
 
 def refinement():

@@ -52,6 +52,7 @@ class MapLandCover(MapGroup, EngineAlgorithm):
             *fields.advanced([inputs.band_names(), inputs.mapping(), inputs.classes()]),
             *settings.tiling(),
             *settings.tagging(),
+            settings.doubts(),
             *learning.heads(),
             *learning.classifier(),
             *learning.training(),

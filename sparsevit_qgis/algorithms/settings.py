@@ -95,6 +95,19 @@ def tagging():
     )
 
 
+def doubts():
+    """What becomes of tags that look wrong."""
+    return switch(
+        "FORGET_DOUBTED",
+        tr("Forget doubted tags"),
+        tr(
+            "Review the tags first, and learn nothing from those that look wrong. Helps where many tags are wrong, "
+            "does harm where few are; “Review tags” only shows them."
+        ),
+        False,
+    )
+
+
 def pseudomask():
     """How evidence becomes a pseudomask."""
     return advanced(

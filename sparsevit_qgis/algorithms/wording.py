@@ -16,6 +16,7 @@ def algorithm_names():
         "map": tr("Map land cover from tags"),
         "tiles": tr("Create tiles"),
         "tag": tr("Tag tiles"),
+        "review": tr("Review tags"),
         "train": tr("Train classifier"),
         "pseudomask": tr("Generate pseudomasks"),
         "suggest": tr("Suggest tiles to tag"),

@@ -94,6 +94,26 @@ def test_one_request_writes_every_output_and_leaves_nothing_else(road: tuple[Any
     }
 
 
+def test_tags_are_reviewed_before_anything_is_learned_from_them_if_wanted(place: Path, tmp_path: Path) -> None:
+    files, classes = outputs(tmp_path), place / "classes.tif"
+    tags = {"scene": [place / "scene.tif"], "scheme": SCHEME, "source": "raster", "raster": classes}
+    training = Diary(0.13)  # the review ends at 0.12
+    with pytest.raises(CancelledError):
+        do(
+            "map",
+            training,
+            **tags,
+            **CUTTING,
+            **TRAINING,
+            **files | {"report": None, "report_json": None},
+            forget_doubted=True,
+        )
+    assert any("tags look wrong" in line for line in training.lines)
+    index = read_tile_index(files["tiles"])
+    doubted = index.frame["review_doubts"].notna().to_numpy()
+    assert (doubted == (index.tags() == UNKNOWN).any(axis=1)).all() and not doubted.all()
+
+
 def test_rasters_lie_on_the_grid_of_the_scene_and_hold_classes_of_the_tags(
     road: tuple[Any, dict[str, Path], Diary], place: Path
 ) -> None:
@@ -496,6 +516,7 @@ READERS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
     "refine": ("m.safetensors", ["tiles", "classifier", "pseudomask"], {**REFINING, "device": "cpu"}),
     "pseudomask": ("mask.tif", ["tiles", "model"], {"device": "cpu"}),
     "suggest": ("ranked.gpkg", ["tiles", "classifier"], {"device": "cpu"}),
+    "review": ("reviewed.gpkg", ["tiles"], {"review_epochs": 1, "device": "cpu"}),
     "study heads": ("study.html", ["tiles"], STUDY),
     "inspect": ("heads.tif", ["model"], {"device": "cpu"}),
 }

@@ -18,6 +18,7 @@ IDS = [
     "maplandcover",
     "predictlandcover",
     "refinelandcover",
+    "reviewtags",
     "studyheads",
     "suggesttiles",
     "tagtiles",

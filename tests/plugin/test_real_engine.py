@@ -43,6 +43,7 @@ def steps(plugin, tmp_path_factory):
         "checkengine": {},
         "createtiles": {"SCENE": [scene], "BLOCK_SIZE_M": 1280, "GAP_M": 0, "OUTPUT": tiles},
         "tagtiles": {"TILES": tiles, "SOURCE": "text", "LAYER": tags, "FIELD": "classes"},
+        "reviewtags": {"TILES": tiles, "REVIEW_EPOCHS": 1, "OUTPUT": str(folder / "reviewed.gpkg")},
         "trainclassifier": {"TILES": tiles, "OUTPUT": classifier, **TINY},
         "suggesttiles": {"TILES": untagged, "CLASSIFIER": classifier, "OUTPUT": str(folder / "ranked.gpkg")},
         "generatepseudomasks": {"TILES": tiles, "MODEL": classifier, "OUTPUT": pseudomask},

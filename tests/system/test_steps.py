@@ -18,6 +18,7 @@ def test_all_algorithms_are_listed(qgis: QgisProcess) -> None:
     for name in ("maplandcover", "createtiles", "tagtiles", "trainclassifier", "generatepseudomasks"):
         assert f"sparsevit:{name}" in listed
     for name in (
+        "reviewtags",
         "suggesttiles",
         "refinelandcover",
         "predictlandcover",
@@ -61,6 +62,19 @@ def test_untagged_tiles_are_ranked_in_their_own_table(qgis: QgisProcess, place: 
     assert table["suggest_rank"].notna().sum() == int(done.results["RANKED"]) > 0
     refused = qgis.run("suggesttiles", TILES=place.tiles, CLASSIFIER=place.classifier)
     assert refused.code == 1 and "is tagged" in refused.reason
+
+
+def test_reviewed_tags_are_beside_those_that_were_given(qgis: QgisProcess, place: Place) -> None:
+    reviewed = place.folder / "reviewed.gpkg"
+    done = qgis.run("reviewtags", TILES=place.tiles, REVIEW_EPOCHS=2, FORGET=True, OUTPUT=reviewed)
+    assert done.code == 0, done.reason
+    before, after = geopandas.read_file(place.tiles), geopandas.read_file(reviewed)
+    assert "review_wrong" not in before.columns
+    assert after["review_wrong"].between(0, 1).sum() == before["split"].isin(["train", "validation"]).sum()
+    assert after["review_doubts"].notna().sum() == int(done.results["DOUBTED_TILES"])
+    named = [column for column in before.columns if column.startswith("has_")]
+    forgotten = after[named].isna().sum().sum() - before[named].isna().sum().sum()
+    assert forgotten == int(done.results["FORGOTTEN"])
 
 
 def test_probabilities_sum_to_one(place: Place) -> None:

@@ -14,6 +14,7 @@ JOBS = {
     "check": "Check versions, devices, memory and free disk.",
     "tiles": "Cut a scene, or a folder of patches, into a tile index.",
     "tag": "Write image-level labels into a tile index.",
+    "review": "Review tags: find those that look wrong, and forget them if wanted.",
     "train": "Train the classifier on tagged tiles.",
     "pseudomask": "Generate pseudomasks from a classifier.",
     "suggest": "Suggest which untagged tiles to tag next.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from sparsevit.errors import InputError
 from sparsevit.geodata.tile_index import TilingSettings
-from sparsevit.jobs import assess, predict, pseudomask, refine, tag, tiles, train
+from sparsevit.jobs import assess, predict, pseudomask, refine, review, tag, tiles, train
 from sparsevit.jobs.base import Job, Request, Result, absolute
 from sparsevit.labels.settings import TagSettings
 from sparsevit.mapping.predict import MappingSettings
@@ -53,6 +54,9 @@ class MapRequest(Request):
     )
     tiling: TilingSettings = TilingSettings()
     tagging: TagSettings = TagSettings()
+    forget_doubted: bool = Field(
+        default=False, description="Review the tags first, and learn nothing from those that look wrong; see `review`."
+    )
     classifier: ClassifierSettings = ClassifierSettings()
     pretrained: PretrainedSettings = PretrainedSettings()
     budget: BudgetSettings = BudgetSettings()
@@ -113,9 +117,16 @@ def run(request: MapRequest, reporter: Reporter) -> MapResult:
         f"{cut.tiles} tiles: {cut.train} train, {cut.validation} validation, {cut.gap} in the gap between them."
     )
     tag.run(_pick(tag.TagRequest, request, output=None), reporter.part(0.02, 0.04, "tags"))
+    tagged = 0.04
+    if request.forget_doubted:
+        tagged = 0.12
+        doubts = {"forget": True, "seed": request.training.seed, "learn_threshold": request.classifier.learn_threshold}
+        review.run(
+            _pick(review.ReviewRequest, request, scene=[], output=None, **doubts), reporter.part(0.04, tagged, "review")
+        )
     trained = train.run(
         _pick(train.TrainRequest, request, scene=[], classes=[], output=request.classifier_model),
-        reporter.part(0.04, 0.55, "train"),
+        reporter.part(tagged, 0.55, "train"),
     )
     painted = _pick(
         pseudomask.PseudomaskRequest,
@@ -208,7 +219,7 @@ def _footprints(request: MapRequest) -> Path | None:
 
 def _pick(kind: type[Any], request: BaseModel, **changes: Any) -> Any:
     """A job's request with the values that it shares with the whole road's request."""
-    by_type = {type(value): value for value in vars(request).values()}
+    by_type = {type(value): value for value in vars(request).values() if is_dataclass(value)}
     values = {}
     for name, field in kind.model_fields.items():
         if name in changes:

@@ -127,7 +127,7 @@ class ClassifierTraining:
         assert network is not None
         learner = WithThreshold(network, self.tiles, settings.learn_threshold)
         self.fabric.to_device(learner)
-        stride = max(self.tiles.store.values.shape[-1] // SPECTRAL_GRID, 1)
+        stride = max(self.model.architecture.tile // SPECTRAL_GRID, 1)
 
         def loss(positions: Tensor) -> Tensor:
             z, valid, tags = self._batch(positions)

@@ -27,7 +27,8 @@ from sparsevit.training import group
 from sparsevit.training.augment import random_dihedral
 from sparsevit.training.clipping import clipped_mean, clipping_rule
 from sparsevit.training.loop import Phase, TrainingSettings, fit
-from sparsevit.training.losses import balance, class_fractions, fraction_loss, tag_probability
+from sparsevit.training.losses import balance, fraction_loss
+from sparsevit.training.scoring import map_tag_logits
 from sparsevit.training.tiles import TaggedTiles
 
 IGNORE = -1
@@ -349,27 +350,15 @@ def mask_balance(masks: Tensor, classes: int) -> Tensor:
     return weight / weight.mean()
 
 
-def _log_probabilities(
-    model: LandCoverModel, tiles: TaggedTiles, positions: Tensor, fabric: Fabric
-) -> tuple[Tensor, Tensor]:
-    raw = tiles.store.batch(positions).to(fabric.device)
-    with fabric.autocast():
-        return model(raw).float(), torch.isfinite(raw).any(1).float()
-
-
 @torch.inference_mode()
 def tile_losses(model: LandCoverModel, tiles: TaggedTiles, fabric: Fabric, batch: int = 64) -> Tensor:
     """What each tile adds to the loss of the predicted map's class fractions against known tags `[N]`.
 
     The mean over tiles is the mean binary cross-entropy over all known tags.
     """
-    model.eval()
-    logits = []
-    for positions in torch.arange(len(tiles)).split(batch):
-        log_p, valid = _log_probabilities(model, tiles, positions, fabric)
-        logits.append(tag_probability(class_fractions(log_p, valid), tiles.presence_threshold).cpu())
+    logits = map_tag_logits(model, tiles, fabric, batch)
     known = (tiles.tags >= 0).float()
-    loss = F.binary_cross_entropy_with_logits(torch.cat(logits), tiles.tags.clamp_min(0).float(), reduction="none")
+    loss = F.binary_cross_entropy_with_logits(logits, tiles.tags.clamp_min(0).float(), reduction="none")
     return (loss * known).sum(1) * len(tiles) / known.sum().clamp_min(1)
 
 
@@ -380,8 +369,10 @@ def restricted_masks(
     """Masks `[N, H, W]` of the best class among each tile's tags; -1 below `min_confidence` and on nodata."""
     masks = []
     for positions in torch.arange(len(tiles)).split(batch):
-        log_p, valid = _log_probabilities(model, tiles, positions, fabric)
+        raw = tiles.store.batch(positions).to(fabric.device)
+        with fabric.autocast():
+            log_p = model(raw).float()
         possible = allowed_by(tiles.tags[positions]).to(log_p.device)
         p, best = (log_p.exp() * possible[..., None, None]).max(dim=1)
-        masks.append(torch.where((p >= min_confidence) & (valid > 0), best, IGNORE).cpu())
+        masks.append(torch.where((p >= min_confidence) & torch.isfinite(raw).any(1), best, IGNORE).cpu())
     return torch.cat(masks)

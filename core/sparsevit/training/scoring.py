@@ -1,4 +1,4 @@
-"""Tag logits of a classifier's transformer, and how well they explain the tags of held-out tiles."""
+"""Tag logits of a model's map and of its transformer, and how well the latter explain the tags of held-out tiles."""
 
 from __future__ import annotations
 
@@ -12,6 +12,26 @@ from sparsevit.models.weaktr import WeakTr, WeakTrOutput
 from sparsevit.training.losses import class_fractions, tag_loss, tag_probability
 from sparsevit.training.metrics import TagScores, tag_scores
 from sparsevit.training.tiles import TaggedTiles
+
+
+@torch.inference_mode()
+def map_tag_logits(model: LandCoverModel, tiles: TaggedTiles, fabric: Fabric, batch: int = 64) -> Tensor:
+    """Tag logits `[N, K]` that the class fractions of the predicted map imply.
+
+    Args:
+        model: The model.
+        tiles: Tiles, and the share from which a class counts as present.
+        fabric: Device and precision.
+        batch: Tiles per forward pass.
+    """
+    model.eval()
+    logits = []
+    for positions in torch.arange(len(tiles)).split(batch):
+        raw = tiles.store.batch(positions).to(fabric.device)
+        with fabric.autocast():
+            fractions = class_fractions(model(raw), torch.isfinite(raw).any(1).float())
+        logits.append(tag_probability(fractions, tiles.presence_threshold).cpu())
+    return torch.cat(logits)
 
 
 @torch.inference_mode()

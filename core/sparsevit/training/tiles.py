@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +18,30 @@ from sparsevit.reporting import Reporter
 
 
 class TileStore:
-    """Raw tiles `[N, C, H, W]` on disk, NaN for nodata; the pages in use are the system's business, not the heap's."""
+    """Raw tiles `[N, C, H, W]` on disk, NaN for nodata; the pages in use are the system's business, not the heap's.
+
+    Attributes:
+        values: The storage.
+        positions: Which of its tiles the store has, in order.
+    """
 
     def __init__(self, shape: tuple[int, int, int, int]) -> None:
         self._file = tempfile.NamedTemporaryFile(prefix="sparsevit-tiles-")  # noqa: SIM115 (lives with the store)
         self.values = np.memmap(self._file.name, dtype=np.float32, mode="w+", shape=shape)
+        self.positions = torch.arange(shape[0])
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.positions)
 
     def batch(self, positions: Tensor) -> Tensor:
         """Tiles `[B, C, H, W]` at positions `[B]`."""
-        return torch.from_numpy(np.asarray(self.values[positions.numpy()]))
+        return torch.from_numpy(np.asarray(self.values[self.positions[positions].numpy()]))
+
+    def choose(self, positions: Tensor) -> TileStore:
+        """Only the tiles at positions, or of a mask, in the same storage."""
+        part = copy.copy(self)
+        part.positions = self.positions[positions]
+        return part
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,10 @@ class TaggedTiles:
 
     def __len__(self) -> int:
         return len(self.store)
+
+    def choose(self, positions: Tensor) -> TaggedTiles:
+        """Only the tiles at positions, or of a mask."""
+        return replace(self, store=self.store.choose(positions), tags=self.tags[positions])
 
 
 def load_tiles(
@@ -95,7 +112,8 @@ def band_statistics(store: TileStore) -> tuple[Tensor, Tensor]:
         InputError: A band has no valid pixel.
     """
     total, squares, count = (np.zeros(store.values.shape[1]) for _ in range(3))
-    for tile in store.values:
+    for position in torch.arange(len(store)).split(1):
+        tile = store.batch(position)[0].numpy()
         finite = np.isfinite(tile)
         values = np.where(finite, tile, 0).astype(np.float64)
         total += values.sum((1, 2))

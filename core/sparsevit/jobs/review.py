@@ -1,0 +1,136 @@
+"""Review tags: find those that look wrong, and forget them if wanted."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+
+from sparsevit.geodata.legend import ClassScheme
+from sparsevit.geodata.tile_index import PRESENT, UNKNOWN, TileIndex, read_tile_index
+from sparsevit.jobs.base import Job, Request, Result, absolute
+from sparsevit.labels.fields import TagArray
+from sparsevit.models.hardware import HardwareSettings
+from sparsevit.outputs import check_writable
+from sparsevit.reporting import Reporter
+from sparsevit.training.loop import TrainingSettings, make_fabric
+from sparsevit.training.phases import ClassifierSettings
+from sparsevit.training.review import judge_tags, judged_classes, wrong_probability
+from sparsevit.training.tagged import load_training_data
+
+COLUMNS = ("review_wrong", "review_doubts")
+SPLITS = ("train", "validation")
+FIRST = 20
+"""Tiles that the result names."""
+
+
+class ReviewRequest(Request):
+    """Review tags: each is judged by networks that learned other tiles; those that look wrong can be forgotten."""
+
+    tiles: Path = Field(description="Tagged tile index (.gpkg).")
+    scene: list[Path] = Field(default=[], description="Rasters to read instead of those that the tile index names.")
+    doubt_from: float = Field(
+        default=0.8, gt=0.5, lt=1, description="A tag is doubted that is wrong with at least this probability (0.5–1)."
+    )
+    forget: bool = Field(
+        default=False,
+        description="Make doubted tags unknown, so that nothing is learned from them; else only show them.",
+    )
+    review_epochs: int = Field(default=120, ge=1, description="Epochs of each network.")
+    learn_threshold: bool = Field(
+        default=False, description="Learn from which share of a tile a class is tagged; see `train`."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of everything random.")
+    hardware: HardwareSettings = HardwareSettings()
+    output: Path | None = Field(default=None, description="Tile index to write (.gpkg); the input if left out.")
+
+
+class ReviewResult(Result):
+    """How many tags were judged and doubted, in how many tiles, and the most doubtful tiles (`tile_id`)."""
+
+    output: str
+    judged: int
+    doubted: int
+    doubted_tiles: int
+    forgotten: int
+    first: list[str]
+    seconds: float
+
+
+def run(request: ReviewRequest, reporter: Reporter) -> ReviewResult:
+    """Judge the tags of the training and validation blocks."""
+    started = time.monotonic()
+    output = request.output or request.tiles
+    check_writable(output, (".gpkg",))
+    index = read_tile_index(request.tiles)
+    data = load_training_data(index, request.scene, [], [], reporter.part(0, 0.05))
+    train, held_out = data.train, data.validation
+    settings = ClassifierSettings(spectral_epochs=request.review_epochs, learn_threshold=request.learn_threshold)
+    training, fabric = TrainingSettings(seed=request.seed), make_fabric(request.hardware)
+    seen = judge_tags(train, held_out, data.side, settings, training, fabric, reporter.part(0.05, 0.98))
+    given = torch.cat([train.tags, held_out.tags]) if held_out else train.tags
+    wrong = np.full((len(index), len(data.scheme.classes)), np.nan)
+    reviewed = np.concatenate([np.flatnonzero(index.tagged() & (index.frame["split"] == split)) for split in SPLITS])
+    wrong[reviewed] = wrong_probability(given, torch.cat(seen), judged_classes(train.tags)).numpy().round(3)
+    doubted = wrong >= request.doubt_from
+    most = wrong.max(axis=1)
+    frame = index.frame.drop(columns=[c for c in COLUMNS if c in index.frame.columns])
+    frame[COLUMNS[0]], frame[COLUMNS[1]] = most, in_words(index.tags(), doubted, data.scheme)
+    index, forgotten = replace(index, frame=frame), 0
+    if request.forget:
+        index, forgotten = without(index, doubted, reporter)
+    index.write(output)
+    known, count, tiles = int((given >= 0).sum()), int(doubted.sum()), int(doubted.any(axis=1).sum())
+    reporter.log(
+        f"{count} of {known} tags look wrong, in {tiles} of {len(reviewed)} tiles; {forgotten} were forgotten."
+    )
+    reporter.progress(1.0)
+    first = [i for i in np.argsort(-np.nan_to_num(most), kind="stable")[:FIRST] if doubted[i].any()]
+    return ReviewResult(
+        output=absolute(output),
+        judged=known,
+        doubted=count,
+        doubted_tiles=tiles,
+        forgotten=forgotten,
+        first=frame["tile_id"].astype(str).iloc[first].tolist(),
+        seconds=round(time.monotonic() - started, 1),
+    )
+
+
+def in_words(tags: TagArray, doubted: npt.NDArray[np.bool_], scheme: ClassScheme) -> list[str | None]:
+    """The doubted tags `[tiles, classes]` of each tile as a text; none where none is doubted."""
+    return [
+        ", ".join(f"{scheme.names[k]} {'present' if row[k] == PRESENT else 'absent'}" for k in np.flatnonzero(doubts))
+        or None
+        for row, doubts in zip(tags, doubted, strict=True)
+    ]
+
+
+def without(index: TileIndex, doubted: npt.NDArray[np.bool_], reporter: Reporter) -> tuple[TileIndex, int]:
+    """The index with doubted tags unknown, and their number; every class keeps training tiles to be learned from.
+
+    Args:
+        index: A tagged index.
+        doubted: Which of its tags are doubted `[tiles, classes]`.
+        reporter: Told of classes whose tags are all doubted; they keep them.
+    """
+    scheme, threshold, tags = index.scheme, index.presence_threshold, index.tags()
+    assert scheme is not None and threshold is not None
+    present, learned = tags == PRESENT, (index.frame["split"] == "train").to_numpy()
+    lost = ~(present & ~doubted)[learned].any(axis=0)
+    for name in np.array(scheme.names)[lost]:
+        reporter.log(
+            f"All tiles with {name} look wrong; none is forgotten. Check them, or leave the class out of the training.",
+            "warning",
+        )
+    forgotten = doubted & ~(present & lost)
+    tags[forgotten] = UNKNOWN
+    return index.with_tags(scheme, tags, threshold), int(forgotten.sum())
+
+
+JOB = Job("review", ReviewRequest, run)

@@ -1,0 +1,93 @@
+"""Which tags look wrong: each is judged by per-pixel networks that did not learn its tile.
+
+A network that learned a wrong tag explains it somehow. Networks that learned the tags of other tiles do not: what they
+hold improbable is probably wrong (Northcutt et al. 2021, "Confident learning").
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from sparsevit.models.landcover import Architecture
+from sparsevit.reporting import Reporter
+from sparsevit.training.classifier import SPECTRAL_WIDTH, untrained
+from sparsevit.training.loop import TrainingSettings
+from sparsevit.training.phases import ClassifierSettings, ClassifierTraining
+from sparsevit.training.scoring import map_tag_logits
+from sparsevit.training.tiles import TaggedTiles, band_statistics
+
+FOLDS, REPEATS = 3, 2
+"""Parts of the training tiles, each judged by networks that learned the others; and how often parts are drawn."""
+LEAST_TAGS = 10
+"""Where fewer tiles have a class, the networks see too little of it to say that a tile does not have it."""
+
+
+def judge_tags(
+    tiles: TaggedTiles,
+    held_out: TaggedTiles | None,
+    side: int,
+    settings: ClassifierSettings,
+    training: TrainingSettings,
+    fabric: Fabric,
+    reporter: Reporter,
+) -> tuple[Tensor, Tensor]:
+    """How probable classes are in tiles, as networks see it that learned other tiles.
+
+    Args:
+        tiles: Training tiles.
+        held_out: More tiles to judge; all networks do.
+        side: Side of a tile (pixels).
+        settings: How a spectral network is trained.
+        training: Optimiser, batch, seed.
+        fabric: Device and precision.
+        reporter: Progress.
+
+    Returns:
+        Probability that a class covers at least the presence threshold, of the training tiles `[N, K]` and of the
+        held-out tiles `[M, K]`.
+    """
+    statistics = band_statistics(tiles.store)
+    classes, networks = tiles.tags.shape[1], FOLDS * REPEATS
+    architecture = Architecture(
+        len(statistics[0]), classes, side, spectral_width=SPECTRAL_WIDTH, weights={"spectral": 1.0}
+    )
+    probability = torch.zeros(len(tiles), classes)
+    of_held_out = torch.zeros(len(held_out) if held_out else 0, classes)
+    generator = torch.Generator().manual_seed(training.seed)
+    for repeat in range(REPEATS):
+        fold = torch.randperm(len(tiles), generator=generator) % FOLDS
+        for k in range(FOLDS):
+            number = repeat * FOLDS + k
+            part = reporter.part(number / networks, (number + 1) / networks, f"network {number + 1} of {networks}")
+            seed = training.seed + number
+            model = untrained(architecture, statistics, seed, fabric)
+            run = ClassifierTraining(model, tiles.choose(fold != k), replace(training, seed=seed), fabric, None)
+            run.spectral(settings, part)
+            threshold = run.tiles.presence_threshold
+            judged = replace(tiles.choose(fold == k), presence_threshold=threshold)
+            probability[fold == k] += map_tag_logits(model, judged, fabric).sigmoid() / REPEATS
+            if held_out:
+                judged = replace(held_out, presence_threshold=threshold)
+                of_held_out += map_tag_logits(model, judged, fabric).sigmoid() / networks
+    return probability, of_held_out
+
+
+def wrong_probability(tags: Tensor, probability: Tensor, judged: Tensor) -> Tensor:
+    """How probable it is that each tag is wrong `[N, K]`; 0 for unknown tags, and for those that nobody can judge.
+
+    Args:
+        tags: 1 present, 0 absent, -1 unknown `[N, K]`.
+        probability: That classes are present `[N, K]`.
+        judged: Of which classes the presence can be judged `[K]`, see `judged_classes`.
+    """
+    wrong = torch.where(tags == 1, (1 - probability) * judged, probability)
+    return wrong * (tags >= 0)
+
+
+def judged_classes(tags: Tensor) -> Tensor:
+    """Classes `[K]` that enough training tiles `[N, K]` are tagged with for the others to judge a tag of one."""
+    return (tags == 1).sum(dim=0) >= LEAST_TAGS

@@ -1,0 +1,189 @@
+"""Tags are judged by networks that did not learn them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pytest
+import torch
+from small_models import CUTTING, SCHEME, Diary, write_place
+
+from sparsevit.errors import CancelledError, InputError
+from sparsevit.geodata.legend import load_scheme
+from sparsevit.geodata.tile_index import ABSENT, PRESENT, UNKNOWN, TileIndex, read_tile_index
+from sparsevit.jobs import get_job
+from sparsevit.jobs.base import Result
+from sparsevit.jobs.review import in_words, without
+from sparsevit.models.hardware import HardwareSettings
+from sparsevit.reporting import Reporter
+from sparsevit.training.loop import TrainingSettings, make_fabric
+from sparsevit.training.phases import ClassifierSettings
+from sparsevit.training.review import LEAST_TAGS, judge_tags, judged_classes, wrong_probability
+from sparsevit.training.tiles import TaggedTiles, TileStore, band_statistics
+
+SIDE, CLASSES, COUNT = 16, 4, 90
+FABRIC = make_fabric(HardwareSettings(device="cpu", precision="32-true"))
+
+
+@pytest.fixture(scope="module")
+def right() -> TaggedTiles:
+    """Tiles of two halves, each of one of four classes that their bands tell apart; rightly tagged."""
+    rng = np.random.default_rng(0)
+    halves = rng.integers(0, CLASSES, (COUNT, 2))
+    masks = np.repeat(np.repeat(halves[:, None], SIDE // 2, axis=2), SIDE, axis=1)
+    store = TileStore((COUNT, CLASSES, SIDE, SIDE))
+    store.values[:] = np.eye(CLASSES, dtype=np.float32)[masks].transpose(0, 3, 1, 2)
+    store.values[:] += rng.normal(0, 0.3, store.values.shape)
+    tags = np.stack([(halves == k).any(axis=1) for k in range(CLASSES)], axis=1)
+    return TaggedTiles(store, torch.from_numpy(tags.astype(np.int8)), 0.1)
+
+
+@pytest.fixture(scope="module")
+def noisy(right: TaggedTiles) -> TaggedTiles:
+    """The same tiles, one tag in eight wrong."""
+    wrong = torch.rand(right.tags.shape, generator=torch.Generator().manual_seed(1)) < 1 / 8
+    return replace(right, tags=torch.where(wrong, 1 - right.tags, right.tags))
+
+
+def judged(
+    tiles: TaggedTiles, held_out: TaggedTiles | None = None, epochs: int = 20
+) -> tuple[torch.Tensor, torch.Tensor]:
+    settings = ClassifierSettings(spectral_epochs=epochs)
+    return judge_tags(tiles, held_out, SIDE, settings, TrainingSettings(), FABRIC, Reporter())
+
+
+def test_wrong_tags_are_found_and_hardly_any_right_one(right: TaggedTiles, noisy: TaggedTiles) -> None:
+    train, held_out = torch.arange(60), torch.arange(60, COUNT)
+    probability = torch.cat(judged(noisy.choose(train), noisy.choose(held_out)))
+    doubted = wrong_probability(noisy.tags, probability, judged_classes(noisy.tags)) >= 0.8
+    wrong = noisy.tags != right.tags
+    for part in (train, held_out):
+        found = (doubted & wrong)[part].sum()
+        assert found >= 0.7 * wrong[part].sum() and found >= 0.9 * doubted[part].sum()
+
+
+def test_a_tile_has_no_say_in_what_becomes_of_its_tags(noisy: TaggedTiles) -> None:
+    before = judged(noisy, epochs=2)[0]
+    tags = noisy.tags.clone()
+    tags[7] = 1 - tags[7]
+    after = judged(replace(noisy, tags=tags), epochs=2)[0]
+    assert torch.equal(before[7], after[7])
+    assert not torch.equal(before, after)  # the others heard of it
+
+
+def test_unknown_tags_and_presences_of_classes_that_few_tiles_have_are_not_doubted() -> None:
+    tags = torch.tensor([[1, 1, 0, 0, -1]])
+    probability = torch.tensor([[0.1, 0.1, 0.9, 0.9, 0.9]])
+    enough = torch.tensor([True, False, True, False, True])
+    wrong = wrong_probability(tags, probability, enough)
+    torch.testing.assert_close(wrong, torch.tensor([[0.9, 0.0, 0.9, 0.9, 0.0]]))
+    some = torch.zeros(30, 2, dtype=torch.int8)
+    some[:LEAST_TAGS, 0] = some[: LEAST_TAGS - 1, 1] = 1
+    assert judged_classes(some).tolist() == [True, False]
+
+
+def test_chosen_tiles_are_those_tiles(right: TaggedTiles) -> None:
+    part = right.choose(torch.arange(COUNT) % 3 == 1).choose(torch.tensor([4, 0]))
+    assert len(part) == len(part.store) == 2
+    assert torch.equal(part.store.batch(torch.arange(2)), right.store.batch(torch.tensor([13, 1])))
+    assert torch.equal(part.tags, right.tags[[13, 1]])
+    mean, std = band_statistics(part.store)
+    values = right.store.values[[13, 1]]
+    np.testing.assert_allclose(mean.numpy(), values.mean(axis=(0, 2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(std.numpy(), values.std(axis=(0, 2, 3)), rtol=1e-4)
+
+
+def test_doubts_are_told_in_words() -> None:
+    scheme = load_scheme(SCHEME).subset([1, 6, 10])
+    tags = np.array([[PRESENT, ABSENT, ABSENT], [ABSENT, ABSENT, PRESENT]], np.int8)
+    doubted = np.array([[True, False, True], [False] * 3])
+    assert in_words(tags, doubted, scheme) == ["Forest present, Water absent", None]
+
+
+def test_no_class_loses_all_tiles_to_learn_it_from() -> None:
+    scheme, diary = load_scheme(SCHEME).subset([1, 6]), Diary()
+    frame = geopandas.GeoDataFrame({"split": ["train", "train", "validation"]})
+    given = np.array([[1, 1], [1, 0], [0, 1]], np.int8)
+    doubted = np.array([[True, True], [False, False], [False, False]])
+    index, forgotten = without(TileIndex(frame, [], [], 640.0).with_tags(scheme, given, 0.1), doubted, diary)
+    assert index.tags().tolist() == [[UNKNOWN, 1], [1, 0], [0, 1]] and forgotten == 1
+    assert len(diary.lines) == 1 and diary.lines[0].startswith("All tiles with Croplands look wrong")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tagged index in which the first class of one training tile is wrong."""
+    folder = tmp_path_factory.mktemp("review")
+    scene, classes = write_place(folder, 160)
+    path = folder / "tiles.gpkg"
+    get_job("tiles").execute({"scene": [str(scene)], "output": str(path), "test_share": 0.2, **CUTTING}, Reporter())
+    tag = {"tiles": str(path), "scheme": str(SCHEME), "source": "raster", "raster": str(classes)}
+    get_job("tag").execute(tag, Reporter())
+    index = read_tile_index(path)
+    tags = index.tags()
+    tile = wrong_tile(index)
+    tags[tile, 0] = 1 - tags[tile, 0]
+    assert index.scheme is not None
+    index.with_tags(index.scheme, tags, 0.1).write(path)
+    return path
+
+
+def wrong_tile(index: TileIndex) -> int:
+    return int(np.flatnonzero(index.frame["split"] == "train")[3])
+
+
+def review(path: Path, reporter: Reporter | None = None, **params: Any) -> Result:
+    request = {"tiles": str(path), "device": "cpu", "precision": "32-true", "review_epochs": 15, **params}
+    return get_job("review").execute(request, reporter or Reporter())
+
+
+def test_the_wrong_tag_is_shown_and_nothing_forgotten_unless_wanted(place: Path, tmp_path: Path) -> None:
+    before, output, diary = read_tile_index(place), tmp_path / "reviewed.gpkg", Diary()
+    result = review(place, diary, output=str(output)).model_dump()
+    after, tile = read_tile_index(output), wrong_tile(before)
+    assert np.array_equal(after.tags(), before.tags()) and after.presence_threshold == 0.1
+    frame, name = after.frame, before.scheme.names[0] if before.scheme else ""
+    assert frame["review_wrong"].iloc[tile] >= 0.8 and name in frame["review_doubts"].iloc[tile]
+    reviewed = frame["split"].isin(["train", "validation"])
+    assert (frame["review_wrong"].notna() == reviewed).all() and reviewed.any() and not reviewed.all()
+    doubts = frame["review_doubts"].notna()
+    assert (doubts == (frame["review_wrong"] >= 0.8)).all()
+    assert result["doubted_tiles"] == doubts.sum() and result["forgotten"] == 0
+    assert str(frame["tile_id"].iloc[tile]) in result["first"]
+    assert result["judged"] == reviewed.sum() * len(before.scheme.classes if before.scheme else [])
+    assert any("tags look wrong" in line for line in diary.lines)
+    again = tmp_path / "again.gpkg"
+    review(output, output=str(again))  # a second review takes the place of the first
+    assert read_tile_index(again).frame.equals(frame)
+
+
+def test_forgotten_tags_are_unknown_and_all_others_as_before(place: Path, tmp_path: Path) -> None:
+    before, output = read_tile_index(place), tmp_path / "reviewed.gpkg"
+    result = review(place, output=str(output), forget=True).model_dump()
+    after, tile = read_tile_index(output), wrong_tile(before)
+    lost = after.tags() != before.tags()
+    assert lost[tile, 0] and lost.sum() == result["forgotten"] == result["doubted"] > 0
+    assert (after.tags()[lost] == UNKNOWN).all()
+    assert [t.tolist() for t in lost.any(axis=1).nonzero()] == [
+        t.tolist() for t in after.frame["review_doubts"].notna().to_numpy().nonzero()
+    ]
+
+
+def test_a_review_that_is_cancelled_leaves_the_index_as_it_was(place: Path) -> None:
+    before = place.read_bytes()
+    with pytest.raises(CancelledError):
+        review(place, Diary(0.5), forget=True)
+    assert place.read_bytes() == before
+
+
+def test_an_index_without_tags_is_refused(tmp_path: Path) -> None:
+    scene, _ = write_place(tmp_path)
+    path = tmp_path / "tiles.gpkg"
+    get_job("tiles").execute({"scene": [str(scene)], "output": str(path), **CUTTING}, Reporter())
+    with pytest.raises(InputError, match="no tags") as raised:
+        review(path)
+    assert raised.value.parameter == "tiles" and raised.value.hint
