@@ -32,7 +32,7 @@ PAGE = """# What are attention heads worth?
 
 Written by `benchmarks/heads.py --publish` from `heads.json` beside it; do not edit.
 
-Northern half of the development scene `virginia`, transformer of the preset *tiny* ({total} heads), {seeds} seeds.
+Northern half of the development scene `virginia`, transformer of the preset *tiny* ({total} heads), seeds: {seeds}.
 {train} tiles to learn from, {held_out} in held-out blocks. For each seed one transformer is trained with all its heads;
 all variants, the one with all heads included, go on from its weights for as many epochs. Macro-F1 is that of the tags
 of the held-out tiles, mIoU that of the joint evidence of transformer and spectra there. Mean ± standard deviation over
@@ -42,8 +42,7 @@ the seeds.
 
 {table}
 
-{fewest} Learned gates are above as many random heads by more than one standard deviation at {beaten} of {compared}
-numbers of heads.
+{verdict}
 """
 
 
@@ -84,13 +83,11 @@ def publish(parts: list[dict[str, Any]]) -> None:
     learned = [row for row in rows if row.method == "learned gates"]
     page = PAGE.format(
         total=whole.heads,
-        seeds=len(seeds),
+        seeds=", ".join(map(str, seeds)),
         train=tiles["train"],
         held_out=tiles["validation"],
         table=_table([whole, *rows]),
-        fewest=_sentence(fewest_heads(learned, whole, "learned gates")),
-        beaten=sum(beats(row, chance[row.share]) for row in learned),
-        compared=len(learned),
+        verdict=_verdict(whole, learned, chance) if len(seeds) > 1 else "One seed tells nothing of the spread.",
     )
     (DOCS / "heads.md").write_text(page, encoding="utf-8")
 
@@ -105,10 +102,14 @@ def _table(rows: list[Spread]) -> str:
     return "\n".join(lines)
 
 
-def _sentence(fewest: Spread | None) -> str:
-    if fewest is None:
-        return f"No smaller number of heads that gates chose is within {ALLOWED_LOSS} macro-F1 of all heads."
-    return f"{fewest.heads} heads that gates chose are within {ALLOWED_LOSS} macro-F1 of all heads."
+def _verdict(whole: Spread, learned: list[Spread], chance: dict[float, Spread]) -> str:
+    fewest = fewest_heads(learned, whole, "learned gates")
+    ahead = sum(beats(row, chance[row.share]) for row in learned)
+    near = f"{fewest.heads} heads that gates chose are" if fewest else "No smaller number of heads that gates chose is"
+    return (
+        f"{near} within {ALLOWED_LOSS} macro-F1 of all heads. Learned gates are above as many random heads by more\n"
+        f"than one standard deviation at {ahead} of {len(learned)} numbers of heads."
+    )
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
 The road, the scene and the held-out blocks are those of `quality.py`; each row changes one thing:
 
 * wrong tags: of the classes that a tile is tagged with, this share is named as another class, which the tile has not;
-* reviewed: tags that look wrong to networks that did not learn them are forgotten (`review`);
+* doubted: tags that look wrong to networks that did not learn them (`review`) are forgotten; or the user looks at their
+  tiles and corrects them;
 * untagged: this share of the tiles has no tags;
 * threshold: a class is tagged from another share of the tile than the training believes (10 %);
 * tile size: larger tiles, that is, coarser tags and fewer of them;
@@ -19,7 +20,6 @@ The road, the scene and the held-out blocks are those of `quality.py`; each row 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import tempfile
 import time
@@ -34,7 +34,7 @@ import numpy.typing as npt
 
 from common.development import ROOT, SCHEME, job, load, log_to_terminal, options_of, reference_of, save
 from common.page import PRODUCT
-from common.results import DOCS, SETTING, Scores, mean_and_spread, merged, results_of
+from common.results import DOCS, SETTING, Scores, mean_and_spread, results_of
 from common.trial import GATED, Trial, road_options
 from sparsevit.geodata.tile_index import ABSENT, PRESENT, UNKNOWN, TileIndex, read_tile_index
 
@@ -47,13 +47,13 @@ PAGE = """# What if the tags are not as they should be?
 
 Written by `benchmarks/sensitivity.py --publish` from `sensitivity.json` beside it; do not edit.
 
-The refined map of the [table of quality](quality.md), on the same blocks and seeds ({seeds}), from worse and worse
-tags. Each row changes one thing. *Wrong*: so many of the tags name another class in place of the right one, which the
-tile has not; *reviewed*: those that look wrong were forgotten (`sparsevit review`). *Tagged from*: a class is tagged
-from another share of the tile than the training believes, which is 10 %;
-*threshold learned*: the training starts from 10 % and learns it from the tags.
-*Change*: of the mIoU against proper tags, seed by seed; mean ± standard deviation. Held-out tiles have the same kind of
-tags as the others, as they would with a user; the map is scored by the reference.
+The refined map of the [table of quality](quality.md), on the same blocks, from worse and worse tags. Each row changes
+one thing. *Wrong*: so many of the tags name another class in place of the right one, which the tile has not. *Doubted*:
+`sparsevit review` doubts them; *corrected*: with all other tags of their tiles. *Tagged from*: a class is tagged from
+another share of the tile than the training believes, which is 10 %; *threshold learned*: the training starts from 10 %
+and learns it from the tags. *Change*: of the mIoU against proper tags, seed by seed; mean ± standard deviation, if of
+more than one seed. Held-out tiles have the same kind of tags as the others, as they would with a user; the map is
+scored by the reference.
 
 {table}
 """
@@ -68,14 +68,14 @@ class Condition:
         retag: Changes the tagged index, given its random generator and the reference.
         tiling: Settings of the tiles.
         classifier: Which of `CLASSIFIERS`.
-        reviewed: Whether tags that look wrong are forgotten.
+        review: What becomes of tags that look wrong, see `Trial`.
     """
 
     name: str
     retag: Retag | None = None
     tiling: tuple[tuple[str, Any], ...] = ()
     classifier: str = GATED
-    reviewed: bool = False
+    review: str = ""
 
 
 def with_tags(index: TileIndex, tags: Tags) -> TileIndex:
@@ -125,11 +125,11 @@ def other_threshold(threshold: float, index: TileIndex, _: np.random.Generator, 
 
 CONDITIONS = [
     Condition(PROPER),
-    Condition("as they should be, reviewed", reviewed=True),
+    Condition("as they should be, doubted ones forgotten", review="forget"),
     *(
-        Condition(f"{share:.0%} of the tags wrong{text}", partial(wrong_tags, share), reviewed=bool(text))
+        Condition(f"{share:.0%} of the tags wrong{text}", partial(wrong_tags, share), review=review)
         for share in (0.1, 0.2)
-        for text in ("", ", reviewed")
+        for text, review in (("", ""), (", doubted ones forgotten", "forget"), (", doubted ones corrected", "correct"))
     ),
     Condition("half of the tiles untagged", partial(untagged, 0.5)),
     *(Condition(f"tagged from {t:.0%}", partial(other_threshold, t)) for t in (0.02, 0.05, 0.2)),
@@ -150,31 +150,41 @@ def run(condition: Condition, options: argparse.Namespace, seed: int) -> Scores:
         rng = np.random.default_rng(seed)
         change, reference = condition.retag, reference_of(options.data)
         retag = (lambda index: change(index, rng, reference)) if change else None
-        more = {"retag": retag, "reviewed": condition.reviewed, **dict(condition.tiling)}
+        more = {"retag": retag, "review": condition.review, **dict(condition.tiling)}
         trial = Trial(options.data, Path(folder), seed, options.split_seed, options.epochs, **more)
         scores = trial.scores(trial.refined(classifier=condition.classifier))
     return {"role": "", **scores, "seconds": round(time.monotonic() - begun, 1)}
 
 
 def publish(parts: list[dict[str, Any]]) -> None:
-    """Write the rows into the documentation; proper tags are those of the table of quality, if they were not run."""
-    data = merged(parts, DOCS / "sensitivity.json")
-    rows = {row["name"]: row for row in data["rows"]}
-    if PROPER not in rows:
-        table = json.loads((DOCS / "quality.json").read_text(encoding="utf-8"))
-        if any(table[name] != data[name] for name in (*SETTING, "seeds")):
-            raise SystemExit(f"Run the row '{PROPER}' too: the published table has another setting.")
-        rows[PROPER] = next(row for row in table["rows"] if row["name"] == PRODUCT)
-    proper = rows[PROPER]["miou"]
-    lines = ["| Tags | mIoU | change | OA | AA |", f"|{' --- |' * 5}"]
+    """Add rows and seeds to those of the documentation; proper tags are those of the table of quality, if not run."""
+    file = DOCS / "sensitivity.json"
+    table, *parts = load([DOCS / "quality.json", *([file] if file.exists() else [])]) + parts
+    setting = {name: table[name] for name in SETTING}
+    if any(part[name] != value for part in parts for name, value in setting.items()):
+        raise SystemExit("The results are of other blocks, epochs or threads than each other or the table of quality.")
+    product = next(row for row in table["rows"] if row["name"] == PRODUCT)
+    proper = dict(zip(table["seeds"], product["miou"], strict=True))
+    runs: dict[int, dict[str, Scores]] = {}
+    for part in parts:
+        for seed, run in zip(part["seeds"], part["runs"], strict=True):
+            runs.setdefault(seed, {}).update(run)
+    save(setting | {"seeds": sorted(runs), "runs": [runs[seed] for seed in sorted(runs)]}, file)
+    proper |= {seed: run[PROPER]["miou"] for seed, run in runs.items() if PROPER in run}
+    lines = ["| Tags | seeds | mIoU | with proper tags | change |", f"|{' --- |' * 5}"]
     for condition in CONDITIONS:
-        if row := rows.get(condition.name):
-            mean, spread = mean_and_spread([m / p - 1 for m, p in zip(row["miou"], proper, strict=True)])
-            change = f"{mean:+.1%} ± {spread:.1%}" if condition.name != PROPER else ""
-            miou = f"{row['miou_mean']:.3f} ± {row['miou_sd']:.3f}"
-            lines.append(f"| {condition.name} | {miou} | {change} | {row['oa_mean']:.3f} | {row['aa_mean']:.3f} |")
-    page = PAGE.format(seeds=len(data["seeds"]), table="\n".join(lines))
-    (DOCS / "sensitivity.md").write_text(page, encoding="utf-8")
+        found = {seed: run[condition.name]["miou"] for seed, run in sorted(runs.items()) if condition.name in run}
+        if found and condition.name != PROPER:
+            change = in_words([miou / proper[seed] - 1 for seed, miou in found.items()], "+.1%")
+            miou, before = in_words(list(found.values()), ".3f"), in_words([proper[seed] for seed in found], ".3f")
+            lines.append(f"| {condition.name} | {', '.join(map(str, found))} | {miou} | {before} | {change} |")
+    (DOCS / "sensitivity.md").write_text(PAGE.format(table="\n".join(lines)), encoding="utf-8")
+
+
+def in_words(values: list[float], form: str) -> str:
+    """Mean and, of more than one value, standard deviation."""
+    mean, spread = mean_and_spread(values)
+    return f"{mean:{form}} ± {spread:{form.lstrip('+')}}" if len(values) > 1 else f"{mean:{form}}"
 
 
 def main() -> None:

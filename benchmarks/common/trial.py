@@ -67,7 +67,8 @@ class Trial:
         split_seed: Of the blocks of seed 0; those of the next seeds have the next split seeds.
         epochs: Scale of all epochs.
         retag: Changes the tagged tile index as users might; it stays as it is if left out.
-        reviewed: Whether tags that look wrong are forgotten before anything is learned.
+        review: What becomes of tags that look wrong before anything is learned: `forget` them, or `correct` all tags of
+            their tiles, as users would who look at these; nothing if empty.
         tiling: Settings of the tiles beside the split.
     """
 
@@ -79,7 +80,7 @@ class Trial:
         split_seed: int,
         epochs: float,
         retag: Callable[[TileIndex], TileIndex] | None = None,
-        reviewed: bool = False,
+        review: str = "",
         **tiling: Any,
     ) -> None:
         self.folder, self.seed, self.epochs = folder, seed, epochs
@@ -87,10 +88,18 @@ class Trial:
         self.tiles = folder / "tiles.gpkg"
         split = {"validation_share": 0.15, "test_share": 0.25, "split_seed": split_seed + seed}
         tagged_tiles(data, self.tiles, **split, **tiling)
+        proper = read_tile_index(self.tiles)
         if retag:
-            retag(read_tile_index(self.tiles)).write(self.tiles)
-        if reviewed:
-            logging.info("%s", job("review", tiles=self.tiles, forget=True, seed=seed).model_dump_json())
+            retag(proper).write(self.tiles)
+        if review:
+            told = job("review", tiles=self.tiles, forget=review == "forget", seed=seed)
+            logging.info("%s", told.model_dump_json())
+        if review == "correct":
+            index = read_tile_index(self.tiles)
+            doubted = index.frame["review_doubts"].notna().to_numpy()[:, None]
+            assert index.scheme is not None and index.presence_threshold is not None
+            tags = np.where(doubted, proper.tags(), index.tags())
+            index.with_tags(index.scheme, tags, index.presence_threshold).write(self.tiles)
         self.data = load_training_data(read_tile_index(self.tiles), [], [], [], Reporter())
         self.scheme = self.data.scheme
         self.seconds: dict[str, float] = {}

@@ -46,7 +46,7 @@ class ReviewTags(IntoTiles, TrainingGroup, EngineAlgorithm):
                 "DOUBT_FROM",
                 tr("Doubt from"),
                 tr("A tag is doubted that is wrong with at least this probability (0.5–1)."),
-                0.8,
+                0.7,
                 0.5,
                 1.0,
             ),

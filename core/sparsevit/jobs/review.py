@@ -35,7 +35,7 @@ class ReviewRequest(Request):
     tiles: Path = Field(description="Tagged tile index (.gpkg).")
     scene: list[Path] = Field(default=[], description="Rasters to read instead of those that the tile index names.")
     doubt_from: float = Field(
-        default=0.8, gt=0.5, lt=1, description="A tag is doubted that is wrong with at least this probability (0.5–1)."
+        default=0.7, gt=0.5, lt=1, description="A tag is doubted that is wrong with at least this probability (0.5–1)."
     )
     forget: bool = Field(
         default=False,

@@ -67,13 +67,17 @@ def judge_tags(
             model = untrained(architecture, statistics, seed, fabric)
             run = ClassifierTraining(model, tiles.choose(fold != k), replace(training, seed=seed), fabric, None)
             run.spectral(settings, part)
-            threshold = run.tiles.presence_threshold
-            judged = replace(tiles.choose(fold == k), presence_threshold=threshold)
-            probability[fold == k] += map_tag_logits(model, judged, fabric).sigmoid() / REPEATS
+            probability[fold == k] += _presence(run, tiles.choose(fold == k)) / REPEATS
             if held_out:
-                judged = replace(held_out, presence_threshold=threshold)
-                of_held_out += map_tag_logits(model, judged, fabric).sigmoid() / networks
+                of_held_out += _presence(run, held_out) / networks
     return probability, of_held_out
+
+
+def _presence(run: ClassifierTraining, tiles: TaggedTiles) -> Tensor:
+    """Probability of each class in tiles `[N, K]` after a training, whose weights of rare classes are undone."""
+    logits = map_tag_logits(run.model, replace(tiles, presence_threshold=run.tiles.presence_threshold), run.fabric)
+    absent, present = run.weights.log().cpu()
+    return (logits + absent - present).sigmoid()
 
 
 def wrong_probability(tags: Tensor, probability: Tensor, judged: Tensor) -> Tensor:
