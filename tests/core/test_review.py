@@ -75,6 +75,16 @@ def test_a_tile_has_no_say_in_what_becomes_of_its_tags(noisy: TaggedTiles) -> No
     assert not torch.equal(before, after)  # the others heard of it
 
 
+def test_where_bands_tell_nothing_a_class_is_as_probable_as_it_is_frequent() -> None:
+    frequencies = torch.tensor([0.1, 0.3, 0.5, 1.0])
+    order = torch.stack([torch.randperm(COUNT, generator=torch.Generator().manual_seed(k)) for k in range(CLASSES)], 1)
+    store = TileStore((COUNT, CLASSES, SIDE, SIDE))
+    store.values[:] = np.random.default_rng(0).normal(0, 1, store.values.shape)
+    tags = (order < frequencies * COUNT).to(torch.int8)
+    mean = judged(TaggedTiles(store, tags, 0.1))[0].mean(dim=0)
+    torch.testing.assert_close(mean[:3], frequencies[:3], atol=0.07, rtol=0)  # the weighted loss alone: 0.25, 0.39, 0.5
+
+
 def test_unknown_tags_and_presences_of_classes_that_few_tiles_have_are_not_doubted() -> None:
     tags = torch.tensor([[1, 1, 0, 0, -1]])
     probability = torch.tensor([[0.1, 0.1, 0.9, 0.9, 0.9]])

@@ -75,9 +75,9 @@ def judge_tags(
 
 def _presence(run: ClassifierTraining, tiles: TaggedTiles) -> Tensor:
     """Probability of each class in tiles `[N, K]` after a training, whose weights of rare classes are undone."""
-    logits = map_tag_logits(run.model, replace(tiles, presence_threshold=run.tiles.presence_threshold), run.fabric)
+    tiles = replace(tiles, presence_threshold=run.tiles.presence_threshold)
     absent, present = run.weights.log().cpu()
-    return (logits + absent - present).sigmoid()
+    return torch.sigmoid(map_tag_logits(run.model, tiles, run.fabric) + absent - present)
 
 
 def wrong_probability(tags: Tensor, probability: Tensor, judged: Tensor) -> Tensor:
