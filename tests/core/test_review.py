@@ -197,3 +197,15 @@ def test_an_index_without_tags_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no tags") as raised:
         review(path)
     assert raised.value.parameter == "tiles" and raised.value.hint
+
+
+def test_too_few_tiles_to_judge_one_by_the_others_are_refused(place: Path, tmp_path: Path) -> None:
+    index = read_tile_index(place)
+    tags, training = index.tags(), np.flatnonzero(index.frame["split"] == "train")
+    tags[training[2:]] = UNKNOWN
+    tags[training[0]], tags[training[1]] = PRESENT, ABSENT
+    assert index.scheme is not None
+    index.with_tags(index.scheme, tags, 0.1).write(tmp_path / "two.gpkg")
+    with pytest.raises(InputError, match=r"two\.gpkg has 2 tagged training tile") as raised:
+        review(tmp_path / "two.gpkg")
+    assert raised.value.parameter == "tiles" and raised.value.hint

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 
+from sparsevit.errors import InputError
 from sparsevit.geodata.legend import ClassScheme
 from sparsevit.geodata.tile_index import PRESENT, UNKNOWN, TileIndex, read_tile_index
 from sparsevit.jobs.base import Job, Request, Result, absolute
@@ -20,7 +21,7 @@ from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
 from sparsevit.training.loop import TrainingSettings, make_fabric
 from sparsevit.training.phases import ClassifierSettings
-from sparsevit.training.review import judge_tags, judged_classes, wrong_probability
+from sparsevit.training.review import FOLDS, judge_tags, judged_classes, wrong_probability
 from sparsevit.training.tagged import load_training_data
 
 COLUMNS = ("review_wrong", "review_doubts")
@@ -70,6 +71,12 @@ def run(request: ReviewRequest, reporter: Reporter) -> ReviewResult:
     index = read_tile_index(request.tiles)
     data = load_training_data(index, request.scene, [], [], reporter.part(0, 0.05))
     train, held_out = data.train, data.validation
+    if len(train) < FOLDS:
+        raise InputError(
+            f"{request.tiles} has {len(train)} tagged training tile(s): too few to judge one by the others.",
+            "tiles",
+            "Tag some dozen tiles.",
+        )
     settings = ClassifierSettings(spectral_epochs=request.review_epochs, learn_threshold=request.learn_threshold)
     training, fabric = TrainingSettings(seed=request.seed), make_fabric(request.hardware)
     seen = judge_tags(train, held_out, data.side, settings, training, fabric, reporter.part(0.05, 0.98))
