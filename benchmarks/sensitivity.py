@@ -78,12 +78,6 @@ class Condition:
     review: str = ""
 
 
-def with_tags(index: TileIndex, tags: Tags) -> TileIndex:
-    """The index with other tags of the same classes."""
-    assert index.scheme is not None and index.presence_threshold is not None
-    return index.with_tags(index.scheme, tags, index.presence_threshold)
-
-
 def wrong_tags(share: float, index: TileIndex, rng: np.random.Generator, _: Path) -> TileIndex:
     """Name a share of the present classes as another one that is absent."""
     tags = index.tags()
@@ -91,14 +85,14 @@ def wrong_tags(share: float, index: TileIndex, rng: np.random.Generator, _: Path
         others = np.flatnonzero(tags[tile] == ABSENT)
         if len(others):
             tags[tile, named], tags[tile, rng.choice(others)] = ABSENT, PRESENT
-    return with_tags(index, tags)
+    return index.retagged(tags)
 
 
 def untagged(share: float, index: TileIndex, rng: np.random.Generator, _: Path) -> TileIndex:
     """Forget the tags of a share of the tiles."""
     tags = index.tags()
     tags[rng.random(len(tags)) < share] = UNKNOWN
-    return with_tags(index, tags)
+    return index.retagged(tags)
 
 
 def fewer_tiles(count: int, index: TileIndex, rng: np.random.Generator, _: Path) -> TileIndex:
@@ -109,7 +103,7 @@ def fewer_tiles(count: int, index: TileIndex, rng: np.random.Generator, _: Path)
         kept = rng.choice(train, min(count, len(train)), replace=False)
         if ((tags[kept] == PRESENT).any(axis=0) >= wanted).all():
             tags[np.setdiff1d(train, kept)] = UNKNOWN
-            return with_tags(index, tags)
+            return index.retagged(tags)
 
 
 def other_threshold(threshold: float, index: TileIndex, _: np.random.Generator, reference: Path) -> TileIndex:
@@ -175,13 +169,16 @@ def publish(parts: list[dict[str, Any]]) -> None:
     for condition in CONDITIONS:
         found = {seed: run[condition.name]["miou"] for seed, run in sorted(runs.items()) if condition.name in run}
         if found and condition.name != PROPER:
-            change = in_words([miou / proper[seed] - 1 for seed, miou in found.items()], "+.1%")
-            miou, before = in_words(list(found.values()), ".3f"), in_words([proper[seed] for seed in found], ".3f")
+            change = mean_in_words([miou / proper[seed] - 1 for seed, miou in found.items()], "+.1%")
+            miou, before = (
+                mean_in_words(list(found.values()), ".3f"),
+                mean_in_words([proper[seed] for seed in found], ".3f"),
+            )
             lines.append(f"| {condition.name} | {', '.join(map(str, found))} | {miou} | {before} | {change} |")
     (DOCS / "sensitivity.md").write_text(PAGE.format(table="\n".join(lines)), encoding="utf-8")
 
 
-def in_words(values: list[float], form: str) -> str:
+def mean_in_words(values: list[float], form: str) -> str:
     """Mean and, of more than one value, standard deviation."""
     mean, spread = mean_and_spread(values)
     return f"{mean:{form}} ± {spread:{form.lstrip('+')}}" if len(values) > 1 else f"{mean:{form}}"

@@ -65,13 +65,12 @@ def simulate(index: TileIndex, folder: Path, seed: int, suggested: bool) -> list
     chosen = first_tiles(index, rng)
     path, model = folder / "some.gpkg", folder / "classifier.safetensors"
     held_out = (index.frame["split"] == "validation").to_numpy()
-    assert index.scheme is not None and index.presence_threshold is not None
     scores = []
     for number in range(ROUNDS):
         known = held_out.copy()
         known[chosen] = True
         tags = np.where(known[:, None], index.tags(), UNKNOWN).astype(np.int8)
-        index.with_tags(index.scheme, tags, index.presence_threshold).write(path)
+        index.retagged(tags).write(path)
         result = job("train", tiles=path, output=model, seed=seed, **TRAINING).model_dump()
         scores.append({"tiles": len(chosen), "macro_f1": result["macro_f1"], "mean_ap": result["mean_ap"]})
         logging.info("seed %d  %-9s  %s", seed, "suggested" if suggested else "random", scores[-1])

@@ -97,9 +97,7 @@ class Trial:
         if review == "correct":
             index = read_tile_index(self.tiles)
             doubted = index.frame["review_doubts"].notna().to_numpy()[:, None]
-            assert index.scheme is not None and index.presence_threshold is not None
-            tags = np.where(doubted, proper.tags(), index.tags())
-            index.with_tags(index.scheme, tags, index.presence_threshold).write(self.tiles)
+            index.retagged(np.where(doubted, proper.tags(), index.tags())).write(self.tiles)
         self.data = load_training_data(read_tile_index(self.tiles), [], [], [], Reporter())
         self.scheme = self.data.scheme
         self.seconds: dict[str, float] = {}

@@ -34,8 +34,8 @@ class ReviewTags(IntoTiles, TrainingGroup, EngineAlgorithm):
             "(0–1), and <i>review_doubts</i>, the tags that are doubted, such as “Barren present”. Sort the table by "
             "<i>review_wrong</i>, look at the first tiles, and correct their tags.</p>"
             "<p>Or let doubted tags be forgotten: they become unknown, and nothing is learned from them. That helps "
-            "where many tags are wrong. Where few are it does harm: unusual tiles, which teach most, look wrong, too. "
-            "Tags of classes that fewer than ten training tiles have are never doubted.</p>"
+            "where many tags are wrong. Where few are it may do harm: unusual tiles, which teach most, look wrong, "
+            "too. That a tile has a class which fewer than ten training tiles have is never doubted.</p>"
             "<p>Only tiles of the training and validation blocks are reviewed.</p>"
         )
 

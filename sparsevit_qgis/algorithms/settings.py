@@ -102,7 +102,7 @@ def doubts():
         tr("Forget doubted tags"),
         tr(
             "Review the tags first, and learn nothing from those that look wrong. Helps where many tags are wrong, "
-            "does harm where few are; “Review tags” only shows them."
+            "may do harm where few are; “Review tags” only shows them."
         ),
         False,
     )

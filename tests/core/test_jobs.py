@@ -540,10 +540,9 @@ def files(road: tuple[Any, dict[str, Path], Diary], tmp_path_factory: pytest.Tem
     """Inputs of all readers; every other tile of the index has no tags."""
     classifier, tiles = road[1]["classifier_model"], tmp_path_factory.mktemp("files") / "tiles.gpkg"
     index = read_tile_index(road[1]["tiles"])
-    assert index.scheme is not None
     tags = index.tags()
     tags[1::2] = UNKNOWN
-    index.with_tags(index.scheme, tags, 0.1).write(tiles)
+    index.retagged(tags).write(tiles)
     return {"tiles": tiles, "model": classifier, "classifier": classifier, "pseudomask": road[1]["pseudomask"]}
 
 
@@ -723,10 +722,9 @@ def test_tiles_of_another_pixel_size_are_refused(job: str, files: dict[str, Path
 
 def test_training_tiles_that_cannot_teach_a_class_are_pointed_out(files: dict[str, Path], tmp_path: Path) -> None:
     index, warned = read_tile_index(files["tiles"]), Warned()
-    assert index.scheme is not None
     tags, training = index.tags(), (index.frame["split"] == "train").to_numpy()
     tags[training & (tags[:, 0] != UNKNOWN), 0] = 1
     tags[~training & (tags[:, 0] != UNKNOWN), 0] = 0  # over all tiles there is contrast
-    index.with_tags(index.scheme, tags, 0.1).write(tmp_path / "tiles.gpkg")
+    index.retagged(tags).write(tmp_path / "tiles.gpkg")
     do("train", warned, tiles=tmp_path / "tiles.gpkg", output=tmp_path / "m.safetensors", **TRAINING)
     assert any(line.startswith("Training tiles: Forest is present in every tile") for line in warned.lines)

@@ -66,8 +66,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     tagged = read_tile_index(index)
     tags = tagged.tags()
     tags[1::2] = UNKNOWN
-    assert tagged.scheme is not None
-    tagged.with_tags(tagged.scheme, tags, 0.1).write(index)
+    tagged.retagged(tags).write(index)
     get_job("train").execute({"tiles": str(index), "output": str(model), **TRAINING}, Reporter())
     return index, model
 

@@ -112,6 +112,11 @@ class TileIndex:
             frame[c.field] = frame[c.field].astype("Int32")
         return replace(self, frame=frame, scheme=scheme, presence_threshold=presence_threshold)
 
+    def retagged(self, tags: npt.NDArray[np.int8]) -> TileIndex:
+        """The same tiles with other tags of the same classes, by the same presence threshold."""
+        assert self.scheme is not None and self.presence_threshold is not None
+        return self.with_tags(self.scheme, tags, self.presence_threshold)
+
     def tagged(self) -> npt.NDArray[np.bool_]:
         """Which tiles have at least one known tag `[tiles]`."""
         known: npt.NDArray[np.bool_] = (self.tags() != UNKNOWN).any(axis=1)

@@ -24,7 +24,6 @@ from sparsevit.training.phases import ClassifierSettings
 from sparsevit.training.review import FOLDS, judge_tags, judged_classes, wrong_probability
 from sparsevit.training.tagged import load_training_data
 
-COLUMNS = ("review_wrong", "review_doubts")
 SPLITS = ("train", "validation")
 FIRST = 20
 """Tiles that the result names."""
@@ -85,19 +84,18 @@ def run(request: ReviewRequest, reporter: Reporter) -> ReviewResult:
     reviewed = np.concatenate([np.flatnonzero(index.tagged() & (index.frame["split"] == split)) for split in SPLITS])
     wrong[reviewed] = wrong_probability(given, torch.cat(seen), judged_classes(train.tags)).numpy().round(3)
     doubted = wrong >= request.doubt_from
-    most = wrong.max(axis=1)
-    frame = index.frame.drop(columns=[c for c in COLUMNS if c in index.frame.columns])
-    frame[COLUMNS[0]], frame[COLUMNS[1]] = most, in_words(index.tags(), doubted, data.scheme)
+    highest = wrong.max(axis=1)
+    frame = index.frame.assign(review_wrong=highest, review_doubts=in_words(index.tags(), doubted, data.scheme))
     index, forgotten = replace(index, frame=frame), 0
     if request.forget:
-        index, forgotten = without(index, doubted, reporter)
+        index, forgotten = forget(index, doubted, data.scheme, reporter)
     index.write(output)
     known, count, tiles = int((given >= 0).sum()), int(doubted.sum()), int(doubted.any(axis=1).sum())
     reporter.log(
         f"{count} of {known} tags look wrong, in {tiles} of {len(reviewed)} tiles; {forgotten} were forgotten."
     )
     reporter.progress(1.0)
-    first = [i for i in np.argsort(-np.nan_to_num(most), kind="stable")[:FIRST] if doubted[i].any()]
+    first = [i for i in np.argsort(-np.nan_to_num(highest), kind="stable")[:FIRST] if doubted[i].any()]
     return ReviewResult(
         output=absolute(output),
         judged=known,
@@ -118,16 +116,18 @@ def in_words(tags: TagArray, doubted: npt.NDArray[np.bool_], scheme: ClassScheme
     ]
 
 
-def without(index: TileIndex, doubted: npt.NDArray[np.bool_], reporter: Reporter) -> tuple[TileIndex, int]:
+def forget(
+    index: TileIndex, doubted: npt.NDArray[np.bool_], scheme: ClassScheme, reporter: Reporter
+) -> tuple[TileIndex, int]:
     """The index with doubted tags unknown, and their number; every class keeps training tiles to be learned from.
 
     Args:
         index: A tagged index.
         doubted: Which of its tags are doubted `[tiles, classes]`.
+        scheme: The classes.
         reporter: Told of classes whose tags are all doubted; they keep them.
     """
-    scheme, threshold, tags = index.scheme, index.presence_threshold, index.tags()
-    assert scheme is not None and threshold is not None
+    tags = index.tags()
     present, learned = tags == PRESENT, (index.frame["split"] == "train").to_numpy()
     lost = ~(present & ~doubted)[learned].any(axis=0)
     for name in np.array(scheme.names)[lost]:
@@ -137,7 +137,7 @@ def without(index: TileIndex, doubted: npt.NDArray[np.bool_], reporter: Reporter
         )
     forgotten = doubted & ~(present & lost)
     tags[forgotten] = UNKNOWN
-    return index.with_tags(scheme, tags, threshold), int(forgotten.sum())
+    return index.retagged(tags), int(forgotten.sum())
 
 
 JOB = Job("review", ReviewRequest, run)
