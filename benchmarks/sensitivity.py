@@ -3,8 +3,8 @@
 The road, the scene and the held-out blocks are those of `quality.py`; each row changes one thing:
 
 * wrong tags: of the classes that a tile is tagged with, this share is named as another class, which the tile has not;
-* doubted: tags that look wrong to networks that did not learn them (`review`) are forgotten; or the user looks at their
-  tiles and corrects them;
+* doubted: the product forgets tags that look wrong to networks that did not learn them (`review`), if they are many;
+  nothing is reviewed; or the user looks at their tiles and corrects them;
 * untagged: this share of the tiles has no tags;
 * threshold: a class is tagged from another share of the tile than the training believes (10 %);
 * tile size: larger tiles, that is, coarser tags and fewer of them;
@@ -35,7 +35,7 @@ import numpy.typing as npt
 from common.development import ROOT, SCHEME, job, load, log_to_terminal, options_of, reference_of, save
 from common.page import PRODUCT
 from common.results import DOCS, SETTING, Scores, mean_and_spread, results_of
-from common.trial import GATED, Trial, road_options
+from common.trial import CORRECT, FORGET, GATED, Trial, road_options
 from sparsevit.geodata.tile_index import ABSENT, PRESENT, UNKNOWN, TileIndex, read_tile_index
 
 Tags = npt.NDArray[np.int8]
@@ -48,10 +48,11 @@ PAGE = """# What if the tags are not as they should be?
 Written by `benchmarks/sensitivity.py --publish` from `sensitivity.json` beside it; do not edit.
 
 The refined map of the [table of quality](quality.md), on the same blocks, from worse and worse tags. Each row changes
-one thing. *Wrong*: so many of the tags name another class in place of the right one, which the tile has not. *Doubted*:
-`sparsevit review` doubts them; *corrected*: with all other tags of their tiles. *Tagged from*: a class is tagged from
-another share of the tile than the training believes, which is 10 %; *threshold learned*: the training starts from 10 %
-and learns it from the tags. *Change*: of the mIoU against proper tags, seed by seed; mean ± standard deviation, if of
+one thing. *Wrong*: so many of the tags name another class in place of the right one, which the tile has not. Tags that
+look wrong are forgotten, as the product does where they are many; *not reviewed*: they stay; *doubted ones corrected*:
+with all other tags of their tiles, as by a user who looks at these. *Tagged from*: a class is tagged from another share
+of the tile than the training believes, which is 10 %; *threshold learned*: the training starts from 10 % and learns it
+from the tags. *Change*: of the mIoU against proper tags, seed by seed; mean ± standard deviation, if of
 more than one seed. Held-out tiles have the same kind of tags as the others, as they would with a user; the map is
 scored by the reference.
 
@@ -68,14 +69,14 @@ class Condition:
         retag: Changes the tagged index, given its random generator and the reference.
         tiling: Settings of the tiles.
         classifier: Which of `CLASSIFIERS`.
-        review: What becomes of tags that look wrong, see `Trial`.
+        review: What becomes of tags that look wrong; see `Trial`.
     """
 
     name: str
     retag: Retag | None = None
     tiling: tuple[tuple[str, Any], ...] = ()
     classifier: str = GATED
-    review: str = ""
+    review: str = FORGET
 
 
 def wrong_tags(share: float, index: TileIndex, rng: np.random.Generator, _: Path) -> TileIndex:
@@ -119,11 +120,10 @@ def other_threshold(threshold: float, index: TileIndex, _: np.random.Generator, 
 
 CONDITIONS = [
     Condition(PROPER),
-    Condition("as they should be, doubted ones forgotten", review="forget"),
     *(
         Condition(f"{share:.0%} of the tags wrong{text}", partial(wrong_tags, share), review=review)
         for share in (0.1, 0.2)
-        for text, review in (("", ""), (", doubted ones forgotten", "forget"), (", doubted ones corrected", "correct"))
+        for text, review in (("", FORGET), (", not reviewed", ""), (", doubted ones corrected", CORRECT))
     ),
     Condition("half of the tiles untagged", partial(untagged, 0.5)),
     *(Condition(f"tagged from {t:.0%}", partial(other_threshold, t)) for t in (0.02, 0.05, 0.2)),

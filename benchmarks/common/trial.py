@@ -19,6 +19,7 @@ from sparsevit.geodata.categorical import categories_on, translate
 from sparsevit.geodata.legend import load_scheme
 from sparsevit.geodata.scene import open_scene
 from sparsevit.geodata.tile_index import UNKNOWN, TileIndex, read_tile_index
+from sparsevit.jobs.map import NOISY
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.model_file import ModelCard, load_model, save_model
@@ -36,10 +37,12 @@ chosen on (`CHOSEN_ON`): 57 %.
 """
 SEEN_SHARE = 0.002
 """Classes with a smaller share of the scored pixels do not count: their IoU is noise."""
+FORGET, CORRECT = "forget", "correct"
 GATED = "gated"
 CLASSIFIERS: dict[str, dict[str, Any]] = {
     GATED: {},
-    # The published recipe reads the last block, of which a small head budget may leave nothing.
+    # The published recipe keeps 30 %, and reads the last block, of which fewer heads may leave nothing.
+    "published_share": {"spectral_epochs": 1, "heads_kept": 0.3},
     "all_heads": {"spectral_epochs": 1, "heads_kept": 1.0},
     "weaktr": {"network": "weaktr"},
     "weaktr_faithful": {"network": "weaktr_faithful"},
@@ -67,8 +70,8 @@ class Trial:
         split_seed: Of the blocks of seed 0; those of the next seeds have the next split seeds.
         epochs: Scale of all epochs.
         retag: Changes the tagged tile index as users might; it stays as it is if left out.
-        review: What becomes of tags that look wrong before anything is learned: `forget` them, or `correct` all tags of
-            their tiles, as users would who look at these; nothing if empty.
+        review: What becomes of tags that look wrong before anything is learned: `forget` them if they are many, as the
+            product does; `correct` all tags of their tiles, as users would who look at these; nothing if empty.
         tiling: Settings of the tiles beside the split.
     """
 
@@ -80,7 +83,7 @@ class Trial:
         split_seed: int,
         epochs: float,
         retag: Callable[[TileIndex], TileIndex] | None = None,
-        review: str = "",
+        review: str = FORGET,
         **tiling: Any,
     ) -> None:
         self.folder, self.seed, self.epochs = folder, seed, epochs
@@ -92,9 +95,9 @@ class Trial:
         if retag:
             retag(proper).write(self.tiles)
         if review:
-            told = job("review", tiles=self.tiles, forget=review == "forget", seed=seed)
+            told = job("review", tiles=self.tiles, forget=review == FORGET, forget_above=NOISY, seed=seed)
             logging.info("%s", told.model_dump_json())
-        if review == "correct":
+        if review == CORRECT:
             index = read_tile_index(self.tiles)
             doubted = index.frame["review_doubts"].notna().to_numpy()[:, None]
             index.retagged(np.where(doubted, proper.tags(), index.tags())).write(self.tiles)

@@ -14,10 +14,10 @@ def heads():
             "HEADS_KEPT",
             tr("Share of heads kept"),
             tr(
-                "Share of the attention heads (0–1) that survive the training. Fewer heads are easier to read; 1 keeps "
-                "all; 0 finds by short trials how few cost next to nothing on held-out tags."
+                "Share of the attention heads (0–1) that survive the training. 0 finds by short trials how few cost "
+                "next to nothing on held-out tags; 1 keeps all."
             ),
-            0.3,
+            0.0,
         ),
         *advanced(
             [

@@ -35,7 +35,8 @@ class ReviewTags(IntoTiles, TrainingGroup, EngineAlgorithm):
             "<i>review_wrong</i>, look at the first tiles, and correct their tags.</p>"
             "<p>Or let doubted tags be forgotten: they become unknown, and nothing is learned from them. That helps "
             "where many tags are wrong. Where few are it may do harm: unusual tiles, which teach most, look wrong, "
-            "too. That a tile has a class which fewer than ten training tiles have is never doubted.</p>"
+            "too. “Map land cover” therefore forgets none unless more than 4 % of the tags are doubted. That a tile "
+            "has a class which fewer than ten training tiles have is never doubted.</p>"
             "<p>Only tiles of the training and validation blocks are reviewed.</p>"
         )
 
@@ -46,7 +47,7 @@ class ReviewTags(IntoTiles, TrainingGroup, EngineAlgorithm):
                 "DOUBT_FROM",
                 tr("Doubt from"),
                 tr("A tag is doubted that is wrong with at least this probability (0.5–1)."),
-                0.7,
+                0.8,
                 0.5,
                 1.0,
             ),
@@ -58,6 +59,12 @@ class ReviewTags(IntoTiles, TrainingGroup, EngineAlgorithm):
             ),
             *fields.advanced(
                 [
+                    fields.share(
+                        "FORGET_ABOVE",
+                        tr("Forget above"),
+                        tr("Forget nothing unless more than this share of the known tags (0–1) is doubted."),
+                        0.0,
+                    ),
                     inputs.scene_or_index(),
                     fields.number("REVIEW_EPOCHS", tr("Review epochs"), tr("Epochs of each of the networks."), 120, 1),
                     learning.threshold(),

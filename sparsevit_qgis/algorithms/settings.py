@@ -98,13 +98,14 @@ def tagging():
 def doubts():
     """What becomes of tags that look wrong."""
     return switch(
-        "FORGET_DOUBTED",
-        tr("Forget doubted tags"),
+        "REVIEW",
+        tr("Review tags"),
         tr(
-            "Review the tags first, and learn nothing from those that look wrong. Helps where many tags are wrong, "
-            "may do harm where few are; “Review tags” only shows them."
+            "Look for tags that are probably wrong before anything is learned. Where they are more than 4 % of all, "
+            "nothing is learned from them. The fields review_wrong and review_doubts of the tiles show which they "
+            "are: to correct them is better than to forget them."
         ),
-        False,
+        True,
     )
 
 

@@ -28,7 +28,7 @@ PHASES: dict[str, Any] = {
     "device": "cpu",
     "precision": "32-true",
 }
-TRAINING: dict[str, Any] = PHASES | {"controls": False}
+TRAINING: dict[str, Any] = PHASES | {"heads_kept": 0.3, "controls": False}
 REFINING: dict[str, Any] = {"rounds": 1, "refine_epochs": 1}
 """Settings with which every step takes seconds; what comes out is no map, but it is complete."""
 

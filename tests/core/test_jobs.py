@@ -75,7 +75,7 @@ def road(place: Path) -> tuple[Result, dict[str, Path], Diary]:
     files, diary = outputs(place), Diary()
     scene, classes = place / "scene.tif", place / "classes.tif"
     tags = {"scene": [scene], "scheme": SCHEME, "source": "raster", "raster": classes, "reference": classes}
-    return do("map", diary, **tags, **CUTTING, **TRAINING, **REFINING, **files), files, diary
+    return do("map", diary, **tags, **CUTTING, **TRAINING, **REFINING, **files, review=False), files, diary
 
 
 # --- the whole road ---------------------------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ def test_one_request_writes_every_output_and_leaves_nothing_else(road: tuple[Any
     }
 
 
-def test_tags_are_reviewed_before_anything_is_learned_from_them_if_wanted(place: Path, tmp_path: Path) -> None:
+def test_tags_are_reviewed_before_anything_is_learned_from_them(place: Path, tmp_path: Path) -> None:
     files, classes = outputs(tmp_path), place / "classes.tif"
     tags = {"scene": [place / "scene.tif"], "scheme": SCHEME, "source": "raster", "raster": classes}
     training = Diary(0.13)  # the review ends at 0.12
@@ -106,7 +106,6 @@ def test_tags_are_reviewed_before_anything_is_learned_from_them_if_wanted(place:
             **CUTTING,
             **TRAINING,
             **files | {"report": None, "report_json": None},
-            forget_doubted=True,
         )
     assert any("tags look wrong" in line for line in training.lines)
     index = read_tile_index(files["tiles"])

@@ -59,7 +59,7 @@ def judged(
 def test_wrong_tags_are_found_and_hardly_any_right_one(right: TaggedTiles, noisy: TaggedTiles) -> None:
     train, held_out = torch.arange(60), torch.arange(60, COUNT)
     probability = torch.cat(judged(noisy.choose(train), noisy.choose(held_out)))
-    doubted = wrong_probability(noisy.tags, probability, judged_classes(noisy.tags)) >= 0.7
+    doubted = wrong_probability(noisy.tags, probability, judged_classes(noisy.tags)) >= 0.8
     wrong = noisy.tags != right.tags
     for part in (train, held_out):
         found = (doubted & wrong)[part].sum()
@@ -146,7 +146,14 @@ def wrong_tile(index: TileIndex) -> int:
 
 
 def review(path: Path, reporter: Reporter | None = None, **params: Any) -> Result:
-    request = {"tiles": str(path), "device": "cpu", "precision": "32-true", "review_epochs": 15, **params}
+    request = {
+        "tiles": str(path),
+        "device": "cpu",
+        "precision": "32-true",
+        "review_epochs": 15,
+        "doubt_from": 0.7,
+        **params,
+    }
     return get_job("review").execute(request, reporter or Reporter())
 
 
@@ -180,6 +187,17 @@ def test_forgotten_tags_are_unknown_and_all_others_as_before(place: Path, tmp_pa
     assert [t.tolist() for t in lost.any(axis=1).nonzero()] == [
         t.tolist() for t in after.frame["review_doubts"].notna().to_numpy().nonzero()
     ]
+
+
+def test_nothing_is_forgotten_where_no_more_is_doubted_than_told(place: Path, tmp_path: Path) -> None:
+    before, output = read_tile_index(place), tmp_path / "reviewed.gpkg"
+    whole = review(place, output=str(output), forget=True).model_dump()
+    share = whole["doubted"] / whole["judged"]
+    for limit, forgotten in ((share + 1e-6, 0), (share - 1e-6, whole["forgotten"])):
+        result = review(place, output=str(output), forget=True, forget_above=limit).model_dump()
+        after = read_tile_index(output)
+        assert result["forgotten"] == (after.tags() != before.tags()).sum() == forgotten
+        assert result["doubted"] == whole["doubted"] and after.frame["review_doubts"].notna().any()
 
 
 def test_a_review_that_is_cancelled_leaves_the_index_as_it_was(place: Path) -> None:

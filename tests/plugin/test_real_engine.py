@@ -21,7 +21,7 @@ MAP_OUTPUTS = {
     "CLASSIFIER_MODEL": ".safetensors",
     "MODEL": ".safetensors",
 }
-TINY = {"EPOCHS": 1, "GATE_EPOCHS": 1, "FINETUNE_EPOCHS": 1, "SPECTRAL_EPOCHS": 1, "CONTROLS": False}
+TINY = {"EPOCHS": 1, "GATE_EPOCHS": 1, "FINETUNE_EPOCHS": 1, "SPECTRAL_EPOCHS": 1, "HEADS_KEPT": 0.3, "CONTROLS": False}
 
 
 @pytest.fixture(scope="module")

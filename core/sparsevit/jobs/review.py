@@ -35,11 +35,17 @@ class ReviewRequest(Request):
     tiles: Path = Field(description="Tagged tile index (.gpkg).")
     scene: list[Path] = Field(default=[], description="Rasters to read instead of those that the tile index names.")
     doubt_from: float = Field(
-        default=0.7, gt=0.5, lt=1, description="A tag is doubted that is wrong with at least this probability (0.5–1)."
+        default=0.8, gt=0.5, lt=1, description="A tag is doubted that is wrong with at least this probability (0.5–1)."
     )
     forget: bool = Field(
         default=False,
         description="Make doubted tags unknown, so that nothing is learned from them; else only show them.",
+    )
+    forget_above: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Forget nothing unless more than this share of the known tags (0–1) is doubted.",
     )
     review_epochs: int = Field(default=120, ge=1, description="Epochs of each network.")
     learn_threshold: bool = Field(
@@ -87,12 +93,13 @@ def run(request: ReviewRequest, reporter: Reporter) -> ReviewResult:
     highest = wrong.max(axis=1)
     frame = index.frame.assign(review_wrong=highest, review_doubts=in_words(index.tags(), doubted, data.scheme))
     index, forgotten = replace(index, frame=frame), 0
-    if request.forget:
+    known, count, tiles = int((given >= 0).sum()), int(doubted.sum()), int(doubted.any(axis=1).sum())
+    if request.forget and count > request.forget_above * known:
         index, forgotten = forget(index, doubted, data.scheme, reporter)
     index.write(output)
-    known, count, tiles = int((given >= 0).sum()), int(doubted.sum()), int(doubted.any(axis=1).sum())
     reporter.log(
-        f"{count} of {known} tags look wrong, in {tiles} of {len(reviewed)} tiles; {forgotten} were forgotten."
+        f"{count} of {known} tags look wrong ({count / known:.1%}), in {tiles} of {len(reviewed)} tiles; "
+        f"{forgotten} were forgotten."
     )
     reporter.progress(1.0)
     first = [i for i in np.argsort(-np.nan_to_num(highest), kind="stable")[:FIRST] if doubted[i].any()]

@@ -19,7 +19,7 @@ class BudgetSettings:
     """How many heads survive, and what shows whether the choice was worth it."""
 
     heads_kept: float = Field(
-        default=0.3,
+        default=0.0,
         ge=0,
         le=1,
         description="Share of the attention heads that survive (0–1); 1 keeps all, 0 as few as cost no more than "
