@@ -39,8 +39,9 @@ class MapLandCover(MapGroup, EngineAlgorithm):
             "<p><b>Before:</b> tag at least some dozen places of about 640 m. Tags work when classes do not always "
             "occur together: two classes that share every place cannot be told apart. Every class needs places "
             "without it, too.</p>"
-            "<p><b>After:</b> read the log: it says how well the tags of held-out blocks are explained. For an "
-            "accuracy give a reference that was not used for the tags, and read the report.</p>"
+            "<p><b>After:</b> read the log: it says how many tags look wrong, and how well those of held-out blocks "
+            "are explained. For an accuracy give a reference that was not used for the tags, and read "
+            "the report.</p>"
             "<p>On two processor cores, without a GPU, the defaults take about ten minutes for a hundred tiles.</p>"
         )
 
@@ -67,6 +68,8 @@ class MapLandCover(MapGroup, EngineAlgorithm):
 
     def numbers(self):
         return [
+            ("DOUBTED", "doubted", tr("Number of tags that look wrong")),
+            ("FORGOTTEN", "forgotten", tr("Number of tags that were forgotten")),
             ("HEADS_KEPT", "heads_kept", tr("Attention heads kept")),
             ("HEADS_TOTAL", "heads_total", tr("Attention heads at the start")),
             ("MACRO_F1", "macro_f1", tr("Macro F1 of the tags on validation blocks")),

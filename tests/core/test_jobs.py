@@ -108,6 +108,7 @@ def test_tags_are_reviewed_before_anything_is_learned_from_them(place: Path, tmp
             **files | {"report": None, "report_json": None},
         )
     assert any("tags look wrong" in line for line in training.lines)
+    assert any("review_doubts" in line for line in training.lines)  # what to do about it
     index = read_tile_index(files["tiles"])
     doubted = index.frame["review_doubts"].notna().to_numpy()
     assert (doubted == (index.tags() == UNKNOWN).any(axis=1)).all() and not doubted.all()

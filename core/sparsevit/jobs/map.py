@@ -101,6 +101,8 @@ class MapResult(Result):
     model: str
     report: str | None
     report_json: str | None
+    doubted: int | None
+    forgotten: int
     heads_kept: int
     heads_total: int
     macro_f1: float | None
@@ -126,7 +128,7 @@ def run(request: MapRequest, reporter: Reporter) -> MapResult:
         f"{cut.tiles} tiles: {cut.train} train, {cut.validation} validation, {cut.gap} in the gap between them."
     )
     tag.run(_pick(tag.TagRequest, request, output=None), reporter.part(0.02, 0.04, "tags"))
-    tagged = 0.04
+    tagged, reviewed = 0.04, None
     if request.review:
         tagged = 0.12
         doubts = {
@@ -135,9 +137,15 @@ def run(request: MapRequest, reporter: Reporter) -> MapResult:
             "seed": request.training.seed,
             "learn_threshold": request.classifier.learn_threshold,
         }
-        review.run(
+        reviewed = review.run(
             _pick(review.ReviewRequest, request, scene=[], output=None, **doubts), reporter.part(0.04, tagged, "review")
         )
+        if reviewed.forgotten:
+            reporter.log(
+                f"More tags look wrong than usual. To correct them is better than to forget them: {request.tiles} "
+                "tells in the field 'review_doubts' which they are.",
+                "warning",
+            )
     trained = train.run(
         _pick(train.TrainRequest, request, scene=[], classes=[], output=request.classifier_model),
         reporter.part(tagged, 0.55, "train"),
@@ -168,6 +176,8 @@ def run(request: MapRequest, reporter: Reporter) -> MapResult:
         model=refined.output,
         report=assessed.output if assessed else None,
         report_json=assessed.json_output if assessed else None,
+        doubted=reviewed.doubted if reviewed else None,
+        forgotten=reviewed.forgotten if reviewed else 0,
         heads_kept=trained.heads_kept,
         heads_total=trained.heads_total,
         macro_f1=trained.macro_f1,

