@@ -12,7 +12,7 @@ def heads():
     return [
         share(
             "HEADS_KEPT",
-            tr("Share of heads kept"),
+            tr("Share of heads kept (0: as few as will do)"),
             tr(
                 "Share of the attention heads (0–1) that survive the training. 0 finds by short trials how few cost "
                 "next to nothing on held-out tags; 1 keeps all."

@@ -128,24 +128,8 @@ def run(request: MapRequest, reporter: Reporter) -> MapResult:
         f"{cut.tiles} tiles: {cut.train} train, {cut.validation} validation, {cut.gap} in the gap between them."
     )
     tag.run(_pick(tag.TagRequest, request, output=None), reporter.part(0.02, 0.04, "tags"))
-    tagged, reviewed = 0.04, None
-    if request.review:
-        tagged = 0.12
-        doubts = {
-            "forget": True,
-            "forget_above": NOISY,
-            "seed": request.training.seed,
-            "learn_threshold": request.classifier.learn_threshold,
-        }
-        reviewed = review.run(
-            _pick(review.ReviewRequest, request, scene=[], output=None, **doubts), reporter.part(0.04, tagged, "review")
-        )
-        if reviewed.forgotten:
-            reporter.log(
-                f"More tags look wrong than usual. To correct them is better than to forget them: {request.tiles} "
-                "tells in the field 'review_doubts' which they are.",
-                "warning",
-            )
+    tagged = 0.12 if request.review else 0.04
+    reviewed = _review(request, reporter.part(0.04, tagged, "review")) if request.review else None
     trained = train.run(
         _pick(train.TrainRequest, request, scene=[], classes=[], output=request.classifier_model),
         reporter.part(tagged, 0.55, "train"),
@@ -190,6 +174,24 @@ def run(request: MapRequest, reporter: Reporter) -> MapResult:
         class_shares=mapped.class_shares,
         seconds=round(time.monotonic() - started, 1),
     )
+
+
+def _review(request: MapRequest, reporter: Reporter) -> review.ReviewResult:
+    """Forget doubted tags if they are many, and say so."""
+    doubts = {
+        "forget": True,
+        "forget_above": NOISY,
+        "seed": request.training.seed,
+        "learn_threshold": request.classifier.learn_threshold,
+    }
+    reviewed = review.run(_pick(review.ReviewRequest, request, scene=[], output=None, **doubts), reporter)
+    if reviewed.forgotten:
+        reporter.log(
+            "More tags look wrong than do where all are right. To correct them is better than to forget them: "
+            f"the field 'review_doubts' of {request.tiles} tells which they are.",
+            "warning",
+        )
+    return reviewed
 
 
 def _assess(request: MapRequest, reporter: Reporter) -> assess.AssessResult | None:

@@ -80,7 +80,7 @@ def run(request: ReviewRequest, reporter: Reporter) -> ReviewResult:
         raise InputError(
             f"{request.tiles} has {len(train)} tagged training tile(s): too few to judge one by the others.",
             "tiles",
-            "Tag some dozen tiles.",
+            "Tag some dozen tiles; a map can be made without a review, too.",
         )
     settings = ClassifierSettings(spectral_epochs=request.review_epochs, learn_threshold=request.learn_threshold)
     training, fabric = TrainingSettings(seed=request.seed), make_fabric(request.hardware)
