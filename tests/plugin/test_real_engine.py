@@ -21,7 +21,8 @@ MAP_OUTPUTS = {
     "CLASSIFIER_MODEL": ".safetensors",
     "MODEL": ".safetensors",
 }
-TINY = {"EPOCHS": 1, "GATE_EPOCHS": 1, "FINETUNE_EPOCHS": 1, "SPECTRAL_EPOCHS": 1, "HEADS_KEPT": 0.3, "CONTROLS": False}
+PHASES = {"EPOCHS": 1, "GATE_EPOCHS": 1, "FINETUNE_EPOCHS": 1, "SPECTRAL_EPOCHS": 1}
+TINY = PHASES | {"HEADS_KEPT": 0.3, "CONTROLS": False}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def steps(plugin, tmp_path_factory):
             "SHARES": "0.5, 0.2",
             "SEEDS": 1,
             "OUTPUT": str(folder / "study.html"),
-            **{name: value for name, value in TINY.items() if name != "CONTROLS"},
+            **PHASES,
         },
         "vectorizelandcover": {"MAP": landcover, "OUTPUT": str(folder / "landcover.gpkg")},
         "maplandcover": {

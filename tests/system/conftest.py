@@ -24,14 +24,8 @@ BOUNDS = (443930.0, 4171140.0, 448410.0, 4173700.0)
 
 # Settings with which every step takes seconds; what comes out is no map, but it is complete.
 TILING = {"BLOCK_SIZE_M": 1280, "GAP_M": 0}
-TRAINING = {
-    "EPOCHS": 1,
-    "GATE_EPOCHS": 1,
-    "FINETUNE_EPOCHS": 1,
-    "SPECTRAL_EPOCHS": 1,
-    "HEADS_KEPT": 0.3,
-    "CONTROLS": "false",
-}
+PHASES = {"EPOCHS": 1, "GATE_EPOCHS": 1, "FINETUNE_EPOCHS": 1, "SPECTRAL_EPOCHS": 1}
+TRAINING = PHASES | {"HEADS_KEPT": 0.3, "CONTROLS": "false"}
 REFINING = {"ROUNDS": 1, "REFINE_EPOCHS": 1}
 
 

@@ -8,7 +8,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
-from conftest import REFINING, TILING, TRAINING, Place, QgisProcess, Run
+from conftest import PHASES, REFINING, TILING, TRAINING, Place, QgisProcess, Run
 
 pytestmark = pytest.mark.usefixtures("steps")
 
@@ -107,7 +107,7 @@ def test_study_of_heads_has_a_curve_for_each_method(qgis: QgisProcess, place: Pl
         REFERENCE=place.pseudomask,
         SHARES="0.25",
         SEEDS=1,
-        **{name: value for name, value in TRAINING.items() if name != "CONTROLS"},
+        **PHASES,
         OUTPUT=report,
         JSON_OUTPUT=numbers,
     )
