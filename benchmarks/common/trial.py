@@ -19,7 +19,7 @@ from sparsevit.geodata.categorical import categories_on, translate
 from sparsevit.geodata.legend import load_scheme
 from sparsevit.geodata.scene import open_scene
 from sparsevit.geodata.tile_index import UNKNOWN, TileIndex, read_tile_index
-from sparsevit.jobs.map import NOISY
+from sparsevit.jobs.map import FORGET_ABOVE
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.model_file import ModelCard, load_model, save_model
@@ -95,7 +95,7 @@ class Trial:
         if retag:
             retag(proper).write(self.tiles)
         if review:
-            told = job("review", tiles=self.tiles, forget=review == FORGET, forget_above=NOISY, seed=seed)
+            told = job("review", tiles=self.tiles, forget=review == FORGET, forget_above=FORGET_ABOVE, seed=seed)
             logging.info("%s", told.model_dump_json())
         if review == CORRECT:
             index = read_tile_index(self.tiles)

@@ -42,7 +42,8 @@ class MapLandCover(MapGroup, EngineAlgorithm):
             "<p><b>After:</b> read the log: it says how many tags look wrong, and how well those of held-out blocks "
             "are explained. For an accuracy give a reference that was not used for the tags, and read "
             "the report.</p>"
-            "<p>On two processor cores, without a GPU, the defaults take about ten minutes for a hundred tiles.</p>"
+            "<p>On two processor cores, without a GPU, 118 tiles took six and a half minutes with the defaults, but "
+            "without controls.</p>"
         )
 
     def definitions(self):

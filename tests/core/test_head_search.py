@@ -17,7 +17,7 @@ from sparsevit.models.weaktr import weaktr_config
 from sparsevit.reporting import Reporter
 from sparsevit.training.classifier import train_classifier, untrained
 from sparsevit.training.head_budget import BudgetSettings
-from sparsevit.training.head_search import fewest, find_head_count
+from sparsevit.training.head_search import TRIAL_STEPS, fewest, find_head_count
 from sparsevit.training.loop import TrainingSettings, make_fabric
 from sparsevit.training.phases import ClassifierSettings, ClassifierTraining
 from sparsevit.training.tiles import band_statistics
@@ -58,7 +58,7 @@ def trained_for(budget: BudgetSettings, reporter: Reporter, held_out: bool = Tru
 @pytest.mark.parametrize(("held_out", "network"), [(True, "gated"), (False, "gated"), (True, "weaktr")])
 def test_one_head_will_do_where_heads_may_cost_everything(held_out: bool, network: str) -> None:
     diary = Diary()
-    assert trained_for(BudgetSettings(heads_kept=0, heads_cost=1.0, controls=False), diary, held_out, network) == 1
+    assert trained_for(BudgetSettings(heads_cost=1.0, controls=False), diary, held_out, network) == 1  # by default
     assert any("1 of 4 heads will do" in line for line in diary.lines)
 
 
@@ -68,12 +68,15 @@ def test_a_share_that_is_set_is_not_searched_for() -> None:
     assert not any("will do" in line for line in diary.lines)
 
 
-def test_trials_leave_the_dense_transformer_and_the_model_as_they_were() -> None:
+def test_trials_are_as_long_everywhere_and_leave_the_dense_transformer_and_the_model_as_they_were() -> None:
     model = untrained(tiny_architecture(), STATISTICS, 0, FABRIC)
     assert model.vit is not None
     phases = ClassifierTraining(model, TILES, TrainingSettings(batch=8), FABRIC, None)
     dense = copy.deepcopy(model.vit).eval().requires_grad_(False)
     before = [copy.deepcopy(network.state_dict()) for network in (model, dense)]
-    find_head_count(phases, dense, TILES, SETTINGS, 1.0, Reporter())
+    diary, longer = Diary(), replace(SETTINGS, gate_epochs=100)
+    find_head_count(phases, dense, TILES, longer, 1.0, diary)
+    epochs = [len(losses) for name, losses in diary.metrics.items() if name.startswith("trial_")]
+    assert len(epochs) > 1 and set(epochs) == {TRIAL_STEPS / 3}  # an epoch has three steps
     for network, state in zip((model, dense), before, strict=True):
         assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())

@@ -635,6 +635,7 @@ def test_two_outputs_cannot_be_one_file(place: Path, tmp_path: Path) -> None:
         ({"model": "map.txt"}, "model"),
         ({"report": "report.html"}, "reference"),
         ({"heads_kept": -0.1}, "heads_kept"),
+        ({"method": "clusters"}, "heads_kept"),
         ({"epochs": "many"}, "epochs"),
         ({"optimizer": "adam"}, "optimizer"),
         ({"scene": None}, "scene"),

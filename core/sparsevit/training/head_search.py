@@ -18,8 +18,8 @@ SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
 TRIAL_STEPS = 60
 """Steps that each number of heads gets to show what it costs; all heads get as many.
 
-With half as many, few heads had not yet learned the training tags again: on the 118 tiles of the sample the macro-F1 of
-7 heads was 0.09 below that of all of them on held-out tiles, with 60 steps 0.002.
+With half as many, few heads have not yet learned their tags again: on the 118 tiles of the sample the macro-F1 of 7
+heads on these tags was 0.963 after 32 steps and 0.991 after 64, that of all heads 0.997.
 """
 
 
