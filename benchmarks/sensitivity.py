@@ -3,8 +3,8 @@
 The road, the scene and the held-out blocks are those of `quality.py`; each row changes one thing:
 
 * wrong tags: of the classes that a tile is tagged with, this share is named as another class, which the tile has not;
-* doubted: the product forgets tags that look wrong to networks that did not learn them (`review`), if they are many;
-  nothing is reviewed; or the user looks at their tiles and corrects them;
+* doubted: the product forgets tags that look wrong to networks that did not learn them (`review`); nothing is
+  reviewed; or the user looks at their tiles and corrects them;
 * untagged: this share of the tiles has no tags;
 * threshold: a class is tagged from another share of the tile than the training believes (10 %);
 * tile size: larger tiles, that is, coarser tags and fewer of them;
@@ -49,7 +49,7 @@ Written by `benchmarks/sensitivity.py --publish` from `sensitivity.json` beside 
 
 The refined map of the [table of quality](quality.md), on the same blocks, from worse and worse tags. Each row changes
 one thing. *Wrong*: so many of the tags name another class in place of the right one, which the tile has not. Tags that
-look wrong are forgotten, as the product does where they are many; *not reviewed*: they stay; *doubted ones corrected*:
+look wrong are forgotten, as by the product; *not reviewed*: they stay; *doubted ones corrected*:
 with all other tags of their tiles, as by a user who looks at these. *Tagged from*: a class is tagged from another share
 of the tile than the training believes, which is 10 %; *threshold learned*: the training starts from 10 % and learns it
 from the tags. *Change*: of the mIoU against proper tags, seed by seed; mean ± standard deviation, if of

@@ -19,7 +19,6 @@ from sparsevit.geodata.categorical import categories_on, translate
 from sparsevit.geodata.legend import load_scheme
 from sparsevit.geodata.scene import open_scene
 from sparsevit.geodata.tile_index import UNKNOWN, TileIndex, read_tile_index
-from sparsevit.jobs.map import FORGET_ABOVE
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.model_file import ModelCard, load_model, save_model
@@ -70,8 +69,8 @@ class Trial:
         split_seed: Of the blocks of seed 0; those of the next seeds have the next split seeds.
         epochs: Scale of all epochs.
         retag: Changes the tagged tile index as users might; it stays as it is if left out.
-        review: What becomes of tags that look wrong before anything is learned: `forget` them if they are many, as the
-            product does; `correct` all tags of their tiles, as users would who look at these; nothing if empty.
+        review: What becomes of tags that look wrong before anything is learned: `forget` them, as the product
+            does; `correct` all tags of their tiles, as users would who look at these; nothing if empty.
         tiling: Settings of the tiles beside the split.
     """
 
@@ -95,7 +94,7 @@ class Trial:
         if retag:
             retag(proper).write(self.tiles)
         if review:
-            told = job("review", tiles=self.tiles, forget=review == FORGET, forget_above=FORGET_ABOVE, seed=seed)
+            told = job("review", tiles=self.tiles, forget=review == FORGET, seed=seed)
             logging.info("%s", told.model_dump_json())
         if review == CORRECT:
             index = read_tile_index(self.tiles)

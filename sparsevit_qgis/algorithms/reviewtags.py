@@ -28,29 +28,22 @@ class ReviewTags(IntoTiles, TrainingGroup, EngineAlgorithm):
 
     def shortHelpString(self):
         return tr(
-            "<p>Finds tags that look wrong. Small networks learn the tags of some tiles and judge those of the others: "
-            "what none of them would have expected is probably an error.</p>"
+            "<p>Finds tags that look wrong. Small networks learn the tags of some tiles and say what they expect of "
+            "the others. How probable each tag is wrong follows from that, and from how often people seem to name one "
+            "class for another, to leave one out or to name one too many, which is learned from your tags, too. Where "
+            "hardly any tag is wrong, unusual tiles are not doubted.</p>"
             "<p>Each tile gets two fields: <i>review_wrong</i>, how probable it is that one of its tags is wrong "
-            "(0–1), and <i>review_doubts</i>, the tags that are doubted, such as “Barren present”. Sort the table by "
-            "<i>review_wrong</i>, look at the first tiles, and correct their tags.</p>"
-            "<p>Or let doubted tags be forgotten: they become unknown, and nothing is learned from them. That helps "
-            "where many tags are wrong. Where few are it may do harm: unusual tiles, which teach most, look wrong, "
-            "too. “Map land cover” therefore forgets none unless more than 4 % of the tags are doubted. That a tile "
-            "has a class which fewer than ten training tiles have is never doubted.</p>"
+            "(0–1), and <i>review_doubts</i>, the tags that are rather wrong than right, such as “Barren present”. "
+            "Sort the table by <i>review_wrong</i>, look at the first tiles, and correct their tags. The log says how "
+            "many tags seem to be wrong altogether, and in which way.</p>"
+            "<p>Or let doubted tags be forgotten, as “Map land cover” does: they become unknown, and nothing is "
+            "learned from them.</p>"
             "<p>Only tiles of the training and validation blocks are reviewed.</p>"
         )
 
     def definitions(self):
         return [
             inputs.tiles(),
-            fields.number(
-                "DOUBT_FROM",
-                tr("Doubt from"),
-                tr("A tag is doubted that is wrong with at least this probability (0.5–1)."),
-                0.8,
-                0.5,
-                1.0,
-            ),
             fields.switch(
                 "FORGET",
                 tr("Forget doubted tags"),
@@ -59,12 +52,6 @@ class ReviewTags(IntoTiles, TrainingGroup, EngineAlgorithm):
             ),
             *fields.advanced(
                 [
-                    fields.share(
-                        "FORGET_ABOVE",
-                        tr("Forget above"),
-                        tr("Forget nothing unless more than this share of the known tags (0–1) is doubted."),
-                        0.0,
-                    ),
                     inputs.scene_or_index(),
                     fields.number("REVIEW_EPOCHS", tr("Review epochs"), tr("Epochs of each of the networks."), 120, 1),
                     learning.threshold(),

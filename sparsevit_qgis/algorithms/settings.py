@@ -101,9 +101,9 @@ def doubts():
         "REVIEW",
         tr("Review tags"),
         tr(
-            "Look for tags that are probably wrong before anything is learned. Where they are more than 4 % of all, "
-            "nothing is learned from them. The fields review_wrong and review_doubts of the tiles show which they "
-            "are: to correct them is better than to forget them."
+            "Look for tags that are rather wrong than right before anything is learned, and learn nothing from them. "
+            "The fields review_wrong and review_doubts of the tiles show which they are: to correct them is better "
+            "than to forget them."
         ),
         True,
     )

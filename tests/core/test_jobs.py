@@ -95,9 +95,7 @@ def test_one_request_writes_every_output_and_leaves_nothing_else(road: tuple[Any
 
 
 @pytest.mark.parametrize("wrong", [0.0, 0.2])
-def test_tags_that_look_wrong_are_forgotten_before_anything_is_learned_if_they_are_many(
-    tmp_path: Path, wrong: float
-) -> None:
+def test_tags_that_look_wrong_are_forgotten_before_anything_is_learned(tmp_path: Path, wrong: float) -> None:
     (tmp_path / "place").mkdir()
     scene, classes = write_place(tmp_path / "place", 160)
     with rasterio.open(classes) as src:

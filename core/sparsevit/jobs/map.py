@@ -26,13 +26,6 @@ from sparsevit.training.phases import ClassifierSettings
 from sparsevit.training.refinement import RefinementSettings
 from sparsevit.weak.pseudomask import PseudomaskSettings
 
-FORGET_ABOVE = 0.04
-"""Share of doubted tags above which they are forgotten.
-
-Measured on development blocks and on the sample: where all tags are right, 0.7 to 1.7 % are doubted, with 50 to 200
-training tiles; where 5, 10 or 20 % of the classes that tiles have are named as others, about 4, 6 and 10 % are.
-"""
-
 
 class MapRequest(Request):
     """From tags to a land-cover map: tiles, tags, training, pseudomasks, refinement, map and report."""
@@ -63,8 +56,7 @@ class MapRequest(Request):
     tagging: TagSettings = TagSettings()
     review: bool = Field(
         default=True,
-        description="Review the tags first; where more of them look wrong than of proper tags, learn nothing from "
-        "those that do. See `review`.",
+        description="Review the tags first; learn nothing from those that are rather wrong than right (see `review`).",
     )
     classifier: ClassifierSettings = ClassifierSettings()
     pretrained: PretrainedSettings = PretrainedSettings()
@@ -177,18 +169,15 @@ def run(request: MapRequest, reporter: Reporter) -> MapResult:
 
 
 def _review(request: MapRequest, reporter: Reporter) -> review.ReviewResult:
-    """Forget doubted tags if they are many, and say so."""
-    doubts = {
-        "forget": True,
-        "forget_above": FORGET_ABOVE,
-        "seed": request.training.seed,
-        "learn_threshold": request.classifier.learn_threshold,
-    }
-    reviewed = review.run(_pick(review.ReviewRequest, request, scene=[], output=None, **doubts), reporter)
+    """Forget doubted tags, and say so."""
+    learning = {"seed": request.training.seed, "learn_threshold": request.classifier.learn_threshold}
+    reviewed = review.run(
+        _pick(review.ReviewRequest, request, scene=[], output=None, forget=True, **learning), reporter
+    )
     if reviewed.forgotten:
         reporter.log(
-            "More tags look wrong than do where all are right. To correct them is better than to forget them: "
-            f"the field 'review_doubts' of {request.tiles} tells which they are.",
+            "Nothing is learned from tags that look wrong. To correct them is better: the field 'review_doubts' of "
+            f"{request.tiles} tells which they are.",
             "warning",
         )
     return reviewed

@@ -20,8 +20,9 @@ from sparsevit.models.hardware import HardwareSettings
 from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
 from sparsevit.training.loop import TrainingSettings, make_fabric
+from sparsevit.training.mistakes import DOUBTFUL, wrong_probability
 from sparsevit.training.phases import ClassifierSettings
-from sparsevit.training.review import FOLDS, judge_tags, judged_classes, wrong_probability
+from sparsevit.training.review import FOLDS, judge_tags
 from sparsevit.training.tagged import load_training_data
 
 SPLITS = ("train", "validation")
@@ -34,18 +35,10 @@ class ReviewRequest(Request):
 
     tiles: Path = Field(description="Tagged tile index (.gpkg).")
     scene: list[Path] = Field(default=[], description="Rasters to read instead of those that the tile index names.")
-    doubt_from: float = Field(
-        default=0.8, gt=0.5, lt=1, description="A tag is doubted that is wrong with at least this probability (0.5–1)."
-    )
     forget: bool = Field(
         default=False,
-        description="Make doubted tags unknown, so that nothing is learned from them; else only show them.",
-    )
-    forget_above: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="Forget nothing unless more than this share of the known tags (0–1) is doubted.",
+        description="Make tags unknown that are rather wrong than right, so that nothing is learned from them; else "
+        "only show them.",
     )
     review_epochs: int = Field(default=120, ge=1, description="Epochs of each network.")
     learn_threshold: bool = Field(
@@ -88,18 +81,19 @@ def run(request: ReviewRequest, reporter: Reporter) -> ReviewResult:
     given = torch.cat([train.tags, held_out.tags]) if held_out else train.tags
     wrong = np.full((len(index), len(data.scheme.classes)), np.nan)
     reviewed = np.concatenate([np.flatnonzero(index.tagged() & (index.frame["split"] == split)) for split in SPLITS])
-    wrong[reviewed] = wrong_probability(given, torch.cat(seen), judged_classes(train.tags)).numpy().round(3)
-    doubted = wrong >= request.doubt_from
+    probabilities, mistakes = wrong_probability(given, torch.cat(seen))
+    wrong[reviewed] = probabilities.numpy().round(3)
+    doubted = wrong >= DOUBTFUL
     highest = wrong.max(axis=1)
     frame = index.frame.assign(review_wrong=highest, review_doubts=in_words(index.tags(), doubted, data.scheme))
     index, forgotten = replace(index, frame=frame), 0
     known, count, tiles = int((given >= 0).sum()), int(doubted.sum()), int(doubted.any(axis=1).sum())
-    if request.forget and count > request.forget_above * known:
+    if request.forget:
         index, forgotten = forget(index, doubted, data.scheme, reporter)
     index.write(output)
     reporter.log(
         f"{count} of {known} tags look wrong ({count / known:.1%}), in {tiles} of {len(reviewed)} tiles; "
-        f"{forgotten} were forgotten."
+        f"{forgotten} were forgotten. As networks see it that learned other tiles, {mistakes.in_words()}."
     )
     reporter.progress(1.0)
     first = [i for i in np.argsort(-np.nan_to_num(highest), kind="stable")[:FIRST] if doubted[i].any()]

@@ -1,7 +1,7 @@
-"""Which tags look wrong: each is judged by per-pixel networks that did not learn its tile.
+"""What per-pixel networks expect of tiles that they did not learn, to find wrong tags by.
 
 A network that learned a wrong tag explains it somehow. Networks that learned the tags of other tiles do not: what they
-hold improbable is probably wrong (Northcutt et al. 2021, "Confident learning").
+hold improbable may be wrong (Northcutt et al. 2021, "Confident learning").
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from sparsevit.training.tiles import TaggedTiles, band_statistics
 
 FOLDS, REPEATS = 3, 2
 """Parts of the training tiles, each judged by networks that learned the others; and how often parts are drawn."""
-LEAST_TAGS = 10
-"""Where fewer tiles have a class, the networks see too little of it to say that a tile does not have it."""
 
 
 def judge_tags(
@@ -78,20 +76,3 @@ def _presence(run: ClassifierTraining, tiles: TaggedTiles) -> Tensor:
     tiles = replace(tiles, presence_threshold=run.tiles.presence_threshold)
     absent, present = run.weights.log().cpu()
     return torch.sigmoid(map_tag_logits(run.model, tiles, run.fabric) + absent - present)
-
-
-def wrong_probability(tags: Tensor, probability: Tensor, judged: Tensor) -> Tensor:
-    """How probable it is that each tag is wrong `[N, K]`; 0 for unknown tags, and for those that nobody can judge.
-
-    Args:
-        tags: 1 present, 0 absent, -1 unknown `[N, K]`.
-        probability: That classes are present `[N, K]`.
-        judged: Of which classes the presence can be judged `[K]`, see `judged_classes`.
-    """
-    wrong = torch.where(tags == 1, (1 - probability) * judged, probability)
-    return wrong * (tags >= 0)
-
-
-def judged_classes(tags: Tensor) -> Tensor:
-    """Classes `[K]` that enough training tiles `[N, K]` are tagged with for the others to judge a tag of one."""
-    return (tags == 1).sum(dim=0) >= LEAST_TAGS
