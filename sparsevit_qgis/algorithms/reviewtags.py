@@ -29,13 +29,13 @@ class ReviewTags(IntoTiles, TrainingGroup, EngineAlgorithm):
     def shortHelpString(self):
         return tr(
             "<p>Finds tags that look wrong. Small networks learn the tags of some tiles and say what they expect of "
-            "the others. How probable each tag is wrong follows from that, and from how often people seem to name one "
-            "class for another, to leave one out or to name one too many, which is learned from your tags, too. Where "
-            "hardly any tag is wrong, unusual tiles are not doubted.</p>"
-            "<p>Each tile gets two fields: <i>review_wrong</i>, how probable it is that one of its tags is wrong "
+            "the others. Together with how often people seem to name one class for another, to leave one out or to "
+            "name one too many, which is learned from your tags, too, this tells how probably each tag is wrong. "
+            "Where hardly any is, unusual tiles are not doubted.</p>"
+            "<p>Each tile gets two fields: <i>review_wrong</i>, the probability that its most doubtful tag is wrong "
             "(0–1), and <i>review_doubts</i>, the tags that are rather wrong than right, such as “Barren present”. "
             "Sort the table by <i>review_wrong</i>, look at the first tiles, and correct their tags. The log says how "
-            "many tags seem to be wrong altogether, and in which way.</p>"
+            "often each mistake seems to have been made.</p>"
             "<p>Or let doubted tags be forgotten, as “Map land cover” does: they become unknown, and nothing is "
             "learned from them.</p>"
             "<p>Only tiles of the training and validation blocks are reviewed.</p>"

@@ -87,7 +87,7 @@ def run(request: ReviewRequest, reporter: Reporter) -> ReviewResult:
     highest = wrong.max(axis=1)
     frame = index.frame.assign(review_wrong=highest, review_doubts=in_words(index.tags(), doubted, data.scheme))
     index, forgotten = replace(index, frame=frame), 0
-    known, count, tiles = int((given >= 0).sum()), int(doubted.sum()), int(doubted.any(axis=1).sum())
+    known, count, tiles = int((given != UNKNOWN).sum()), int(doubted.sum()), int(doubted.any(axis=1).sum())
     if request.forget:
         index, forgotten = forget(index, doubted, data.scheme, reporter)
     index.write(output)
