@@ -120,6 +120,20 @@ def test_missing_and_strange_keys_are_listed(tmp_path: Path) -> None:
         read_pretrained(written(tmp_path / "vit.safetensors", weights))
 
 
+def test_blocks_of_another_shape_are_listed(tmp_path: Path) -> None:
+    weights = dict(published().state_dict())
+    weights["blocks.1.mlp.fc1.bias"] = torch.zeros(7)
+    with pytest.raises(InputError, match=r"of width 128 with heads of 64: blocks\.1\.mlp\.fc1\.bias have other shapes"):
+        read_pretrained(written(tmp_path / "vit.safetensors", weights))
+    narrow = published(embed_dim=96, num_heads=3).state_dict()  # heads of 32, not of 64
+    with pytest.raises(InputError, match=r"of width 96 .*: blocks\.0\.attn\.proj\.weight, .* have other shapes"):
+        read_pretrained(written(tmp_path / "narrow.safetensors", narrow))
+    weights = dict(published().state_dict())
+    del weights["blocks.1.attn.qkv.bias"]
+    with pytest.raises(InputError, match=r"lacks blocks\.1\.attn\.qkv\.bias"):
+        read_pretrained(written(tmp_path / "some.safetensors", weights))
+
+
 def test_other_networks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no key ends with 'patch_embed\.proj\.weight' among conv1\.weight"):
         read_pretrained(written(tmp_path / "resnet.safetensors", {"conv1.weight": torch.zeros(1)}))

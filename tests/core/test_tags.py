@@ -19,7 +19,7 @@ from small_rasters import ORIGIN, RESOURCES, SAMPLE, scheme, write_layer, write_
 from sparsevit.errors import InputError
 from sparsevit.geodata.categorical import translate
 from sparsevit.geodata.legend import ClassScheme
-from sparsevit.geodata.tile_index import read_tile_index
+from sparsevit.geodata.tile_index import PRESENT, UNKNOWN, read_tile_index
 from sparsevit.jobs import tag, tiles
 from sparsevit.labels.allowed import allowed_classes
 from sparsevit.labels.cooccurrence import choose_classes, contrast_warnings, cooccurrence, table_text
@@ -381,6 +381,10 @@ def test_tags_without_contrast_are_pointed_out() -> None:
     tags = np.tile(np.array([[1, 1, 0], [0, 0, 1]], np.int8), (5, 1))
     (text,) = contrast_warnings(tags, three())
     assert text.startswith("Forest and Grassland always occur together: the tags cannot tell them apart. Tag")
+    tags[0, 0] = UNKNOWN  # tells nothing against it
+    assert contrast_warnings(tags, three())[-1] == text
+    tags[1, 1] = PRESENT
+    assert not any("always occur together" in line for line in contrast_warnings(tags, three()))
 
 
 def test_classes_are_those_asked_for_or_those_that_occur() -> None:

@@ -69,7 +69,8 @@ def contrast_warnings(tags: TagArray, scheme: ClassScheme) -> list[str]:
             texts.append(f"{name} is present in {together[j, j]} tile(s) only: expect little of it.")
     for a in range(len(scheme.classes)):
         for b in range(a + 1, len(scheme.classes)):
-            if (present[:, a] == present[:, b]).all():
+            told = known[:, a] & known[:, b]
+            if together[a, b] and (present[told, a] == present[told, b]).all():
                 texts.append(
                     f"{scheme.names[a]} and {scheme.names[b]} always occur together: the tags cannot tell them apart. "
                     "Tag tiles with only one of them, cut smaller tiles, or join the two classes."

@@ -119,7 +119,9 @@ def read_pretrained(settings: PretrainedSettings) -> PretrainedEncoder | None:
             "encoder_bands",
             "Name its bands in order, for example B04, B03, B02.",
         )
-    return PretrainedEncoder(path.name, bands, found)
+    encoder = PretrainedEncoder(path.name, bands, found)
+    _check_shapes(encoder, path)
+    return encoder
 
 
 def unseen_bands(encoder: PretrainedEncoder, bands: list[str]) -> list[str]:
@@ -214,7 +216,9 @@ def _check_keys(weights: dict[str, Tensor], path: Path) -> None:
     layers = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
     names = ["patch_embed.proj", "norm", *(f"blocks.{k}.{layer}" for k in range(depth) for layer in layers)]
     wanted = {f"{name}.{part}" for name in names for part in ("weight", "bias")} | {"cls_token", "pos_embed"}
-    missing = sorted(key for key in wanted - set(weights) if not key.endswith("qkv.bias"))
+    if not any(key.endswith("qkv.bias") for key in weights):  # some published transformers have none
+        wanted = {key for key in wanted if not key.endswith("qkv.bias")}
+    missing = sorted(wanted - set(weights))
     beyond = sorted(set(weights) - wanted)
     if missing or beyond:
         what = [f"lacks {_some(missing)}"] if missing else []
@@ -230,6 +234,22 @@ def _check_keys(weights: dict[str, Tensor], path: Path) -> None:
             f"{path}: 'pos_embed' has {weights['pos_embed'].shape[1]} places, not a square and one class token.",
             "encoder_weights",
             "Choose a ViT of square images.",
+        )
+
+
+def _check_shapes(encoder: PretrainedEncoder, path: Path) -> None:
+    """Refuse an encoder whose blocks are not those of a plain ViT of its width."""
+    config = encoder.config(channels=1, classes=2, tile=8, patch=8)
+    with torch.device("meta"):
+        plain = SparseViT(config).state_dict()
+    blocks = [key for key in encoder.weights if key.startswith("blocks.")]
+    other = [key for key in blocks if encoder.weights[key].shape != plain[key].shape]
+    if other:
+        raise InputError(
+            f"{path} is not a plain vision transformer of width {config.width} with heads of {config.head_width}: "
+            f"{_some(other)} have other shapes than its.",
+            "encoder_weights",
+            "Choose a ViT with a class token, by timm's names.",
         )
 
 
