@@ -146,6 +146,19 @@ def test_numbers_of_the_result_agree_with_the_files(road: tuple[Any, dict[str, P
     assert result.decision.startswith("Refinement")
 
 
+def test_without_a_share_as_few_heads_are_kept_as_trials_find(
+    road: tuple[Any, dict[str, Path], Diary], tmp_path: Path
+) -> None:
+    classifier, diary = tmp_path / "classifier.safetensors", Diary()
+    options = {name: value for name, value in TRAINING.items() if name != "heads_kept"}
+    result: Any = do("train", diary, tiles=road[1]["tiles"], output=classifier, **options)
+    (told,) = [line for line in diary.lines if "heads will do" in line]
+    kept = int(told.split()[0])
+    model, card = load_model(classifier)
+    assert told.startswith(f"{kept} of 24 heads") and 1 <= kept <= 24
+    assert result.heads_kept == card.heads_kept == sum(model.architecture.vit.heads) == kept
+
+
 def test_progress_only_grows_and_reaches_the_end(road: tuple[Any, dict[str, Path], Diary]) -> None:
     _, _, diary = road
     assert diary.fractions[-1] == 1
