@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import geopandas
 import numpy as np
@@ -194,3 +195,28 @@ def test_json_output_is_valid_json(qgis: QgisProcess, place: Place) -> None:
 def test_environment_of_qgis_does_not_break_the_engine(qgis: QgisProcess) -> None:
     dirty = {"PROJ_LIB": "/nowhere", "PROJ_DATA": "/nowhere", "GDAL_DATA": "/nowhere"}
     assert qgis.run("checkengine", environment=dirty).code == 0
+
+
+def test_weaktr_trains_and_its_class_maps_are_refined(qgis: QgisProcess, place: Place, tmp_path: Path) -> None:
+    classifier, pseudomask, model = (tmp_path / name for name in ("c.safetensors", "masks.tif", "m.safetensors"))
+    files = {"TILES": place.tiles, "CLASSIFIER": classifier, "PSEUDOMASK": pseudomask, "OUTPUT": model}
+    for name, values in (
+        ("trainclassifier", {"TILES": place.tiles, "OUTPUT": classifier, **TRAINING, "NETWORK": "weaktr"}),
+        (
+            "generatepseudomasks",
+            {"MODEL": classifier, "TILES": place.tiles, "OUTPUT": pseudomask, "METHOD": "fine_cam"},
+        ),
+        ("refinelandcover", {**files, **REFINING, "CLIP": "true"}),
+    ):
+        done = qgis.run(name, **values)
+        assert done.code == 0, f"{name}: {done.reason}"
+    with rasterio.open(pseudomask) as raster:
+        assert len(set(np.unique(raster.read(1))) - {255}) > 1
+    assert model.stat().st_size > 1e6
+
+
+def test_a_segmenter_refines(qgis: QgisProcess, place: Place, tmp_path: Path) -> None:
+    files = {"TILES": place.tiles, "CLASSIFIER": place.classifier, "PSEUDOMASK": place.pseudomask}
+    done = qgis.run("refinelandcover", **files, **REFINING, DECODER="segmenter", OUTPUT=tmp_path / "model.safetensors")
+    assert done.code == 0, done.reason
+    assert (tmp_path / "model.safetensors").stat().st_size > 1e6
