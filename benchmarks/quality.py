@@ -76,6 +76,10 @@ def rows(trial: Trial) -> list[Row]:
         ("clusters named by the reference, all heads", "oracle", lambda: oracle_naming(trial), "all_heads"),
         ("transformer alone", "ablation", lambda: trial.network("transformer", {"vit": 1.0}), GATED),
         ("pseudomask", "default", lambda: trial.pseudomask("evidence", ignore_margin=0.0), GATED),
+        *(
+            (f"pseudomask, {name}", "ablation", partial(trial.pseudomask, edges, ignore_margin=0.0, edges=edges), GATED)
+            for edges, name in (("superpixels", "edges by superpixels"), ("none", "no edges"))
+        ),
         ("refined map", "default", trial.refined, GATED),
         (
             "U-Net, true masks",
