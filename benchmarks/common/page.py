@@ -30,7 +30,8 @@ the test tiles there, too.
 
 Seconds are those of {threads} of a machine that did other work beside, and include the training of the classifier
 where a row needs it. The published recipe names clusters of attention by the rank of their strength, without edge
-refinement and blending. The reference is the output of a published model on the same image, not ground truth.
+refinement and blending; it and WeakTr keep 30 % of their heads, the others as many as the product finds. The reference
+is the output of a published model on the same image, not ground truth.
 """
 ROLES = {
     "control": "what the product has to beat",

@@ -43,8 +43,9 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     # The published recipe keeps 30 %, and reads the last block, of which fewer heads may leave nothing.
     "published_share": {"spectral_epochs": 1, "heads_kept": 0.3},
     "all_heads": {"spectral_epochs": 1, "heads_kept": 1.0},
-    "weaktr": {"network": "weaktr"},
-    "weaktr_faithful": {"network": "weaktr_faithful"},
+    # As many heads for both: what is compared is their maps.
+    "weaktr": {"network": "weaktr", "heads_kept": 0.3},
+    "weaktr_faithful": {"network": "weaktr_faithful", "heads_kept": 0.3},
     "threshold": {"learn_threshold": True},
     # Knows the statistics of the bands and nothing else: for networks that need no classifier.
     "bare": {"spectral_epochs": 1, "epochs": 1, "heads_kept": 1.0},
