@@ -26,6 +26,7 @@ import torch
 
 from common.development import ROOT, load, log_to_terminal, options_of, save
 from common.page import publish
+from common.picture import draw
 from common.results import Scores, results_of, summary
 from common.trial import GATED, Trial, road_options
 from sparsevit.geodata.legend import NODATA
@@ -115,20 +116,21 @@ def weaktr_rows(trial: Trial) -> list[Row]:
     return out
 
 
-def table(trial: Trial, wanted: list[str]) -> dict[str, Scores]:
-    """All rows for one seed, or only those wanted."""
+def table(trial: Trial, wanted: list[str]) -> tuple[dict[str, Scores], dict[str, Path]]:
+    """Scores and rasters of all rows for one seed, or only of those wanted."""
     out: dict[str, Scores] = {}
+    rasters: dict[str, Path] = {}
     for name, role, make, classifier in rows(trial):
         if wanted and name not in wanted:
             continue
         if classifier:
             trial.classifier(classifier)
         begun = time.monotonic()
-        raster = make()
+        raster = rasters[name] = make()
         seconds = time.monotonic() - begun + trial.seconds.get(classifier, 0)
         out[name] = {"role": role, **trial.scores(raster), "seconds": round(seconds, 1)}
         logging.info("seed %d  %-46s %s", trial.seed, name, out[name])
-    return out
+    return out, rasters
 
 
 def majority(trial: Trial) -> Path:
@@ -182,6 +184,7 @@ def main() -> None:
     """Run the table."""
     parser = options_of(__doc__, ROOT / "build/quality.json")
     road_options(parser)
+    parser.add_argument("--picture", type=Path, help="also draw the maps of the first seed (.png)")
     options = parser.parse_args()
     if options.publish:
         publish(load(options.publish))
@@ -191,8 +194,11 @@ def main() -> None:
     for seed in options.seeds:
         with tempfile.TemporaryDirectory(prefix="sparsevit-quality-") as folder:
             trial = Trial(options.data, Path(folder), seed, options.split_seed, options.epochs)
-            tables.append(table(trial, options.rows))
+            scores, rasters = table(trial, options.rows)
+            tables.append(scores)
             tiles.append(trial.tile_counts())
+            if options.picture and seed == options.seeds[0]:
+                draw(trial, rasters, options.picture)
         save(results_of(options, tiles, tables), options.output)
     print(f"\n{'method':46s} {'role':11s} {'mIoU':>15s} {'OA':>6s} {'AA':>6s} {'s':>6s}")
     for row in summary(tables):
