@@ -102,8 +102,7 @@ def doubts():
         tr("Review tags"),
         tr(
             "Look for tags that are rather wrong than right before anything is learned, and learn nothing from them. "
-            "The fields review_wrong and review_doubts of the tiles show which they are: to correct them is better "
-            "than to forget them."
+            "The fields review_wrong and review_doubts of the tiles show which they are, so that you can check them."
         ),
         True,
     )

@@ -176,8 +176,8 @@ def _review(request: MapRequest, reporter: Reporter) -> review.ReviewResult:
     )
     if reviewed.forgotten:
         reporter.log(
-            f"{reviewed.forgotten} tags look wrong, and nothing is learned from them. To correct them is better: the "
-            f"field 'review_doubts' of {request.tiles} tells which they are.",
+            f"{reviewed.forgotten} tags look wrong, and nothing is learned from them. The field 'review_doubts' of "
+            f"{request.tiles} tells which they are: check them.",
             "warning",
         )
     return reviewed
