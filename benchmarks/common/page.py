@@ -28,6 +28,11 @@ the test tiles there, too.
 
 {roles}
 
+![Scene, reference and maps of one set of blocks](maps.png)
+
+*Maps of the set of blocks of seed 2, as `--seeds 2 --picture docs/maps.png` draws them. They are scored on the tiles
+that are outlined, from which nothing was learned.*
+
 Seconds are those of {threads} of a machine that did other work beside, and include the training of the classifier
 where a row needs it. The published recipe names clusters of attention by the rank of their strength, without edge
 refinement and blending; it and WeakTr keep 30 % of their heads, the others as many as the product finds. The reference

@@ -170,10 +170,8 @@ def run(request: MapRequest, reporter: Reporter) -> MapResult:
 
 def _review(request: MapRequest, reporter: Reporter) -> review.ReviewResult:
     """Forget doubted tags, and say so."""
-    learning = {"seed": request.training.seed, "learn_threshold": request.classifier.learn_threshold}
-    reviewed = review.run(
-        _pick(review.ReviewRequest, request, scene=[], output=None, forget=True, **learning), reporter
-    )
+    changes = {"seed": request.training.seed, "learn_threshold": request.classifier.learn_threshold, "forget": True}
+    reviewed = review.run(_pick(review.ReviewRequest, request, scene=[], output=None, **changes), reporter)
     if reviewed.forgotten:
         reporter.log(
             f"{reviewed.forgotten} tags look wrong, and nothing is learned from them. The field 'review_doubts' of "
