@@ -6,7 +6,8 @@ The road, the scene and the held-out blocks are those of `quality.py`; each row 
 * doubted: the product forgets tags that look wrong to networks that did not learn them (`review`); nothing is
   reviewed; or the user looks at their tiles and corrects them;
 * untagged: this share of the tiles has no tags;
-* threshold: a class is tagged from another share of the tile than the training believes (10 %);
+* threshold: a class is tagged from another share of the tile than the training believes (10 %); the training learns
+  that share from the tags; or it is told, which shows what such tags are worth to those who know;
 * tile size: larger tiles, that is, coarser tags and fewer of them;
 * fewer tiles: only so many training tiles are tagged.
 
@@ -52,9 +53,9 @@ one thing. *Wrong*: so many of the tags name another class in place of the right
 look wrong are forgotten, as by the product; *not reviewed*: they stay; *doubted ones corrected*:
 with all other tags of their tiles, as by a user who looks at these. *Tagged from*: a class is tagged from another share
 of the tile than the training believes, which is 10 %; *threshold learned*: the training starts from 10 % and learns it
-from the tags. *Change*: of the mIoU against proper tags, seed by seed; mean ± standard deviation, if of
-more than one seed. Held-out tiles have the same kind of tags as the others, as they would with a user; the map is
-scored by the reference.
+from the tags; *threshold known*: it is told. *Change*: of the mIoU against proper tags, seed by seed; mean ± standard
+deviation, if of more than one seed. Held-out tiles have the same kind of tags as the others, as they would with a
+user; the map is scored by the reference.
 
 {table}
 """
@@ -107,15 +108,17 @@ def fewer_tiles(count: int, index: TileIndex, rng: np.random.Generator, _: Path)
             return index.retagged(tags)
 
 
-def other_threshold(threshold: float, index: TileIndex, _: np.random.Generator, reference: Path) -> TileIndex:
-    """Tag by another threshold than the training believes."""
+def other_threshold(
+    threshold: float, believed: float, index: TileIndex, _: np.random.Generator, reference: Path
+) -> TileIndex:
+    """Tag by another threshold than `BELIEVED`, and have the training believe in one."""
     with tempfile.TemporaryDirectory(prefix="sparsevit-sensitivity-") as folder:
         path = Path(folder) / "tiles.gpkg"
         index.write(path)
         job("tag", tiles=path, scheme=SCHEME, source="raster", raster=reference, presence_threshold=threshold)
         tagged = read_tile_index(path)
         assert tagged.scheme is not None
-        return index.with_tags(tagged.scheme, tagged.tags(), BELIEVED)
+        return index.with_tags(tagged.scheme, tagged.tags(), believed)
 
 
 CONDITIONS = [
@@ -126,11 +129,15 @@ CONDITIONS = [
         for text, review in (("", FORGET), (", not reviewed", ""), (", doubted ones corrected", CORRECT))
     ),
     Condition("half of the tiles untagged", partial(untagged, 0.5)),
-    *(Condition(f"tagged from {t:.0%}", partial(other_threshold, t)) for t in (0.02, 0.05, 0.2)),
     Condition("as they should be, threshold learned", classifier="threshold"),
     *(
-        Condition(f"tagged from {t:.0%}, threshold learned", partial(other_threshold, t), classifier="threshold")
+        Condition(f"tagged from {t:.0%}{text}", partial(other_threshold, t, believed), classifier=classifier)
         for t in (0.02, 0.05, 0.2)
+        for text, believed, classifier in (
+            ("", BELIEVED, GATED),
+            (", threshold learned", BELIEVED, "threshold"),
+            (", threshold known", t, GATED),
+        )
     ),
     *(Condition(f"tiles of {m} m", None, (("tile_size_m", m),)) for m in (1280, 2560)),
     *(Condition(f"{count} training tiles", partial(fewer_tiles, count)) for count in (50, 100)),
@@ -145,6 +152,7 @@ def run(condition: Condition, options: argparse.Namespace, seed: int) -> Scores:
         change, reference = condition.retag, reference_of(options.data)
         retag = (lambda index: change(index, rng, reference)) if change else None
         more = {"retag": retag, "review": condition.review, **dict(condition.tiling)}
+        more["learn_threshold"] = condition.classifier == "threshold"
         trial = Trial(options.data, Path(folder), seed, options.split_seed, options.epochs, **more)
         scores = trial.scores(trial.refined(classifier=condition.classifier))
     return {"role": "", **scores, "seconds": round(time.monotonic() - begun, 1)}

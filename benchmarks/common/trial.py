@@ -72,6 +72,7 @@ class Trial:
         retag: Changes the tagged tile index as users might; it stays as it is if left out.
         review: What becomes of tags that look wrong before anything is learned: `forget` them, as the product
             does; `correct` all tags of their tiles, as users would who look at these; nothing if empty.
+        learn_threshold: Whether the review learns what a tag means, as it does where the training is to learn it.
         tiling: Settings of the tiles beside the split.
     """
 
@@ -84,6 +85,7 @@ class Trial:
         epochs: float,
         retag: Callable[[TileIndex], TileIndex] | None = None,
         review: str = FORGET,
+        learn_threshold: bool = False,
         **tiling: Any,
     ) -> None:
         self.folder, self.seed, self.epochs = folder, seed, epochs
@@ -95,7 +97,7 @@ class Trial:
         if retag:
             retag(proper).write(self.tiles)
         if review:
-            told = job("review", tiles=self.tiles, forget=review == FORGET, seed=seed)
+            told = job("review", tiles=self.tiles, forget=review == FORGET, seed=seed, learn_threshold=learn_threshold)
             logging.info("%s", told.model_dump_json())
         if review == CORRECT:
             index = read_tile_index(self.tiles)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from small_models import CUTTING, REFINING, SCHEME, TRAINING, Diary, write_place
 from torch import nn
@@ -41,11 +40,12 @@ def fitted(normed: bool = False) -> nn.Module:
 
 def _member(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=(folder / "meet").as_uri(), rank=rank, world_size=2)
-    assert (group.rank(), group.size()) == (rank, 2)
-    assert len(group.share_of(torch.arange(1))) == 1  # too few tiles to share: everyone takes them
-    save_file(fitted().state_dict(), folder / f"{rank}.safetensors")
-    save_file(fitted(normed=True).state_dict(), folder / f"normed_{rank}.safetensors")
+    with group.membership("gloo", folder / "meet", rank, 2):
+        assert (group.rank(), group.size()) == (rank, 2)
+        assert len(group.share_of(torch.arange(1))) == 1  # too few tiles to share: everyone takes them
+        save_file(fitted().state_dict(), folder / f"{rank}.safetensors")
+        save_file(fitted(normed=True).state_dict(), folder / f"normed_{rank}.safetensors")
+    assert group.size() == 1
 
 
 def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:

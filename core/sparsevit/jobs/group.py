@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import multiprocessing
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
@@ -115,15 +114,15 @@ def _member(
         torch.cuda.set_device(rank)
     else:
         torch.set_num_threads(max(torch.get_num_threads() // devices, 1))
-    dist.init_process_group("nccl" if cuda else "gloo", init_method=rendezvous.as_uri(), rank=rank, world_size=devices)
-    if rank > 0:
-        logging.disable()
-        with contextlib.suppress(SparseViTError):
-            run(request, Reporter())
-        return
-    try:
-        sender.send(("result", run(request, CallbackReporter(lambda *event: sender.send(event), stop.is_set))))
-    except CancelledError:
-        sender.send(("cancelled", None))
-    except SparseViTError as err:
-        sender.send(("error", err))
+    with group.membership("nccl" if cuda else "gloo", rendezvous, rank, devices):
+        if rank > 0:
+            logging.disable()
+            with contextlib.suppress(SparseViTError):
+                run(request, Reporter())
+            return
+        try:
+            sender.send(("result", run(request, CallbackReporter(lambda *event: sender.send(event), stop.is_set))))
+        except CancelledError:
+            sender.send(("cancelled", None))
+        except SparseViTError as err:
+            sender.send(("error", err))

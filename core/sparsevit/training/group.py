@@ -6,9 +6,25 @@ first one writes files and reports.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+
+@contextmanager
+def membership(backend: str, rendezvous: Path, rank: int, size: int) -> Iterator[None]:
+    """Belong to a group of `size` processes that meet at the file `rendezvous`, and take leave when all went well.
+
+    Who ends without leaving may be aborted by the group's threads, after the work was done. After an error there is no
+    leave-taking: others may still wait for this process, and leaving could wait for them.
+    """
+    dist.init_process_group(backend, init_method=rendezvous.as_uri(), rank=rank, world_size=size)
+    yield
+    dist.destroy_process_group()
 
 
 def size() -> int:
