@@ -28,7 +28,7 @@ from common.development import ROOT, load, log_to_terminal, options_of, save
 from common.page import publish
 from common.picture import draw
 from common.results import Scores, results_of, summary
-from common.trial import GATED, Trial, road_options
+from common.trial import GATED, WEAKTR_ABLATIONS, Trial, road_options
 from sparsevit.geodata.legend import NODATA
 from sparsevit.geodata.tile_index import read_tile_index
 from sparsevit.geodata.tile_masks import read_tile_masks
@@ -103,7 +103,7 @@ def rows(trial: Trial) -> list[Row]:
 
 
 def weaktr_rows(trial: Trial) -> list[Row]:
-    """WeakTr as published and repaired, each alone and joined with spectra, and the map refined from its masks."""
+    """WeakTr as published and repaired: each alone, joined with spectra, refined; and without some of the repairs."""
     out: list[Row] = []
     for network, name in (("weaktr_faithful", "WeakTr as published"), ("weaktr", "WeakTr repaired")):
         for method in ("class_tokens", "fine_cam"):
@@ -113,6 +113,9 @@ def weaktr_rows(trial: Trial) -> list[Row]:
                 out.append((f"{name}, {method}{joined_with}", "ablation", make, network))
         refined = partial(trial.refined, f"{network}_refined", network, "fine_cam")
         out.append((f"{name}, refined map", "ablation", refined, network))
+    for network in WEAKTR_ABLATIONS:
+        make = partial(trial.pseudomask, network, network, method="fine_cam", spectral_weight=0.0, ignore_margin=0.0)
+        out.append((f"WeakTr {network}, fine_cam", "ablation", make, network))
     return out
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from common.development import SCHEME, job, north_of, reference_of, scene_of, tagged_tiles
 from sparsevit.assessment.accuracy import accuracy, count_pairs
@@ -22,11 +25,15 @@ from sparsevit.geodata.tile_index import UNKNOWN, TileIndex, read_tile_index
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.model_file import ModelCard, load_model, save_model
+from sparsevit.models.weaktr import WeakTrConfig, WeakTrOutput, weaktr_config
 from sparsevit.reporting import Reporter
+from sparsevit.training import classifier as architecture
+from sparsevit.training import phases
 from sparsevit.training.loop import TrainingSettings, make_fabric
 from sparsevit.training.phases import ClassifierSettings
 from sparsevit.training.refinement import RefinementSettings, joined, train_decoder
 from sparsevit.training.tagged import load_training_data
+from sparsevit.training.weaktr import faithful_loss
 
 SPLIT_SEED = 20
 """Of the blocks that seed 0 holds out; the other seeds hold out others, so that the spread tells what blocks do, too.
@@ -51,6 +58,14 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     "bare": {"spectral_epochs": 1, "epochs": 1, "heads_kept": 1.0},
 }
 """Classifiers by name, and how their training differs from the product's."""
+PUBLISHED_LOSS = "loss"
+WEAKTR_ABLATIONS: dict[str, dict[str, Any]] = {
+    "as published, but normalised and two-sided": {"affinity": "attention", "detached": True, PUBLISHED_LOSS: True},
+    "repaired, but along attention": {"affinity": "attention"},
+    "repaired, but detached": {"detached": True},
+    "repaired, but with the published loss": {PUBLISHED_LOSS: True},
+}
+"""What is undone of the repairs of WeakTr: in its configuration, or its loss. The product has no switches for that."""
 
 
 def road_options(parser: argparse.ArgumentParser) -> None:
@@ -108,14 +123,18 @@ class Trial:
         self.seconds: dict[str, float] = {}
 
     def classifier(self, name: str = GATED) -> Path:
-        """One of `CLASSIFIERS`, trained on the tags when it is first asked for; `seconds` tells how long that took."""
+        """One of `CLASSIFIERS` or `WEAKTR_ABLATIONS`, trained on the tags when it is first asked for.
+
+        `seconds` tells how long that took.
+        """
         path = self.folder / f"classifier_{name}.safetensors"
         if name not in self.seconds:
-            phases = ("epochs", "gate_epochs", "finetune_epochs", "spectral_epochs")
-            scaled = {phase: self.scaled(getattr(ClassifierSettings(), phase)) for phase in phases}
-            options = scaled | CLASSIFIERS[name]
+            scalable = ("epochs", "gate_epochs", "finetune_epochs", "spectral_epochs")
+            scaled = {phase: self.scaled(getattr(ClassifierSettings(), phase)) for phase in scalable}
+            options = scaled | CLASSIFIERS["weaktr" if name in WEAKTR_ABLATIONS else name]
             begun = time.monotonic()
-            job("train", tiles=self.tiles, output=path, seed=self.seed, controls=False, **options)
+            with _undone(WEAKTR_ABLATIONS.get(name, {})):
+                job("train", tiles=self.tiles, output=path, seed=self.seed, controls=False, **options)
             self.seconds[name] = time.monotonic() - begun
         return path
 
@@ -211,3 +230,22 @@ class Trial:
         result = job("refine", **files, refine_epochs=epochs, seed=self.seed, **settings)
         logging.info("%s", result.model_dump_json())
         return self.predict(output, name)
+
+
+@contextmanager
+def _undone(repairs: dict[str, Any]) -> Iterator[None]:
+    """Train WeakTr without some of its repairs."""
+    changes = {name: value for name, value in repairs.items() if name != PUBLISHED_LOSS}
+
+    def config(*shape: Any) -> WeakTrConfig:
+        return replace(weaktr_config(*shape), **changes)
+
+    def loss(output: WeakTrOutput, _: Tensor, tags: Tensor, *__: Any) -> Tensor:
+        return faithful_loss(output, tags)
+
+    with ExitStack() as stack:
+        if changes:
+            stack.enter_context(mock.patch.object(architecture, "weaktr_config", config))
+        if PUBLISHED_LOSS in repairs:
+            stack.enter_context(mock.patch.object(phases, "repaired_loss", loss))
+        yield
