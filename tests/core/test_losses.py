@@ -7,7 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsevit.training.losses import balance, class_fractions, fraction_loss, tag_loss, tag_probability
+from sparsevit.training.losses import (
+    COVERED_LOGIT,
+    SLOPE,
+    balance,
+    class_fractions,
+    fraction_loss,
+    learning_slope,
+    tag_loss,
+    tag_probability,
+)
 from sparsevit.training.metrics import tag_scores
 
 THRESHOLDS = st.floats(0.01, 0.9)
@@ -27,6 +36,20 @@ def test_a_larger_fraction_is_more_likely_tagged(threshold: float, a: float, b: 
     low, high = sorted((a, b))
     p = tag_probability(torch.tensor([low, high]), threshold)
     assert p[0] <= p[1]
+
+
+@given(THRESHOLDS)
+def test_learning_goes_on_up_to_the_whole_tile(threshold: float) -> None:
+    logit = tag_probability(torch.ones(1), threshold, learning_slope(threshold))
+    assert logit.item() == pytest.approx(COVERED_LOGIT, abs=1e-4)
+
+
+@pytest.mark.parametrize("slope", [SLOPE, None])
+def test_a_class_that_covers_a_few_thresholds_still_asks_for_more(slope: float | None) -> None:
+    """Even where another class is in the tile: a steep slope leaves all but the few thresholds to that."""
+    x = torch.tensor([0.08, 0.92]).log()[None, :, None, None].requires_grad_(True)
+    fraction_loss(x, torch.ones(1, 1, 1), torch.ones(1, 2, dtype=torch.int8), 0.02, slope=slope).backward()
+    assert x.grad is not None and (x.grad[0, 0].item() < -0.05) == (slope is None)
 
 
 def test_a_class_that_covers_nothing_gives_a_finite_loss() -> None:

@@ -23,7 +23,7 @@ from sparsevit.reporting import Reporter
 from sparsevit.training.loop import TrainingSettings, make_fabric
 from sparsevit.training.mistakes import wrong_probability
 from sparsevit.training.phases import ClassifierSettings
-from sparsevit.training.review import judge_tags
+from sparsevit.training.review import judge_tags, surer
 from sparsevit.training.tiles import TaggedTiles, TileStore, band_statistics
 
 SIDE, CLASSES, COUNT = 16, 4, 90
@@ -92,6 +92,13 @@ def test_where_bands_tell_nothing_a_class_is_as_probable_as_it_is_frequent() -> 
     tags = (order < frequencies * COUNT).to(torch.int8)
     mean = judged(TaggedTiles(store, tags, 0.1))[0].mean(dim=0)
     torch.testing.assert_close(mean[:3], frequencies[:3], atol=0.07, rtol=0)  # 0.23 for the first without
+
+
+def test_networks_are_surer_than_they_say_but_no_other_opinion() -> None:
+    said = torch.tensor([0.0, 0.2, 0.5, 0.8, 1.0])
+    told = surer(said)
+    assert torch.isfinite(told).all() and told[2] == 0.5
+    assert told[1] == pytest.approx(1 / (1 + 4**1.5)) and told[3] == pytest.approx(1 - told[1])
 
 
 def test_chosen_tiles_are_those_tiles(right: TaggedTiles) -> None:

@@ -73,7 +73,7 @@ def test_tags_that_only_name_what_is_there_teach_no_threshold() -> None:
 @pytest.mark.parametrize(("start", "bound"), [(0.0001, LOWEST), (0.9, HIGHEST)])
 def test_a_threshold_stays_within_its_bounds(start: float, bound: float) -> None:
     tiles = replace(tiles_tagged_from(0.1, 8), presence_threshold=start)
-    assert WithThreshold(torch.nn.Identity(), tiles, learn=True).threshold.item() == pytest.approx(bound)
+    assert WithThreshold(torch.nn.Identity(), tiles).threshold.item() == pytest.approx(bound)
 
 
 def test_what_a_classifier_learned_of_its_tags_holds_for_the_refinement(

@@ -22,7 +22,7 @@ from sparsevit.reporting import Reporter
 from sparsevit.training.loop import TrainingSettings, make_fabric
 from sparsevit.training.mistakes import DOUBTFUL, wrong_probability
 from sparsevit.training.phases import ClassifierSettings
-from sparsevit.training.review import FOLDS, judge_tags
+from sparsevit.training.review import FOLDS, judge_tags, surer
 from sparsevit.training.tagged import load_training_data
 
 SPLITS = ("train", "validation")
@@ -81,7 +81,7 @@ def run(request: ReviewRequest, reporter: Reporter) -> ReviewResult:
     given = torch.cat([train.tags, held_out.tags]) if held_out else train.tags
     wrong = np.full((len(index), len(data.scheme.classes)), np.nan)
     reviewed = np.concatenate([np.flatnonzero(index.tagged() & (index.frame["split"] == split)) for split in SPLITS])
-    probabilities, mistakes = wrong_probability(given, torch.cat(seen))
+    probabilities, mistakes = wrong_probability(given, surer(torch.cat(seen)))
     wrong[reviewed] = probabilities.numpy().round(3)
     doubted = wrong >= DOUBTFUL
     highest = wrong.max(axis=1)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FRACTION_SLOPE = 3.0
-"""Slope of the tag probability in the logarithm of the class fraction."""
+SLOPE = 3.0
+"""Slope of a tag's logit in the logarithm of the class fraction, where a map is judged by tags."""
+COVERED_LOGIT = 3.5
+"""Logit of a class that covers a tile wholly, where a network learns tags."""
 
 
 def class_fractions(log_probabilities: Tensor, weight: Tensor) -> Tensor:
@@ -21,13 +25,22 @@ def class_fractions(log_probabilities: Tensor, weight: Tensor) -> Tensor:
     return (p * weight[:, None]).sum((2, 3)) / weight.sum((1, 2)).clamp_min(1e-6)[:, None]
 
 
-def tag_probability(fractions: Tensor, presence_threshold: float | Tensor) -> Tensor:
-    """Logit of the tag that a class fraction implies: 3·(ln p̄ − ln τ).
+def tag_probability(fractions: Tensor, presence_threshold: float | Tensor, slope: float = SLOPE) -> Tensor:
+    """Logit of the tag that a class fraction implies: slope · (ln p̄ − ln τ).
 
     A tag says "covers at least τ of the tile"; the logit is 0 exactly there, so that the loss calibrates extent,
     which max or log-sum-exp pooling does not.
     """
-    return FRACTION_SLOPE * (fractions.clamp_min(1e-5).log() - torch.as_tensor(presence_threshold).log())
+    return slope * (fractions.clamp_min(1e-5).log() - torch.as_tensor(presence_threshold).log())
+
+
+def learning_slope(presence_threshold: float) -> float:
+    """Slope by which a network learns tags: 3.5 / −ln τ, about 1.5 for a tenth of a tile.
+
+    A steep slope has nothing left to say about a class as soon as it covers a few τ; a class that occurs in nearly
+    all tiles then swallows those that occur with it. So the logit grows up to the whole tile, whatever τ is.
+    """
+    return COVERED_LOGIT / -math.log(presence_threshold)
 
 
 def tag_loss(logits: Tensor, tags: Tensor, class_weight: Tensor | None = None) -> Tensor:
@@ -57,7 +70,12 @@ def balance(tags: Tensor, strength: float = 0.5) -> Tensor:
 
 
 def fraction_loss(
-    logits: Tensor, valid: Tensor, tags: Tensor, presence_threshold: float | Tensor, class_weight: Tensor | None = None
+    logits: Tensor,
+    valid: Tensor,
+    tags: Tensor,
+    presence_threshold: float | Tensor,
+    class_weight: Tensor | None = None,
+    slope: float | None = None,
 ) -> Tensor:
     """The class-fraction loss of a map of class logits `[B, K, h, w]` against tags `[B, K]`.
 
@@ -67,9 +85,11 @@ def fraction_loss(
         tags: 1 present, 0 absent, -1 unknown.
         presence_threshold: Share of the tile from which a class counts as present.
         class_weight: See `tag_loss`.
+        slope: See `tag_probability`; that of `learning_slope` if left out.
     """
     weight = valid.float()
     if weight.shape[1:] != logits.shape[2:]:
         weight = F.adaptive_avg_pool2d(weight, (logits.shape[2], logits.shape[3]))
     fractions = class_fractions(F.log_softmax(logits.float(), dim=1), weight)
-    return tag_loss(tag_probability(fractions, presence_threshold), tags, class_weight)
+    slope = slope or learning_slope(float(presence_threshold))
+    return tag_loss(tag_probability(fractions, presence_threshold, slope), tags, class_weight)

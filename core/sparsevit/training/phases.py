@@ -6,17 +6,18 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsevit.models.gates import GateMode
 from sparsevit.models.landcover import LandCoverModel, TagTransformer
+from sparsevit.models.spectral import SpectralNetwork
 from sparsevit.models.vit import ViTOutput
 from sparsevit.models.weaktr import WeakTrOutput
 from sparsevit.reporting import Reporter
@@ -25,7 +26,7 @@ from sparsevit.training.augment import random_dihedral
 from sparsevit.training.checkpoint import fingerprint
 from sparsevit.training.head_budget import HeadBudget
 from sparsevit.training.loop import Phase, TrainingSettings, fit, parameter_groups, seed_for
-from sparsevit.training.losses import balance, fraction_loss, tag_loss
+from sparsevit.training.losses import SLOPE, balance, fraction_loss, tag_loss
 from sparsevit.training.scoring import is_faithful
 from sparsevit.training.threshold import WithThreshold
 from sparsevit.training.tiles import TaggedTiles
@@ -114,43 +115,79 @@ class ClassifierTraining:
         loss = tag_loss(output.tags, tags, self.weights)
         if output.token_logits is None:
             return loss
-        return loss + fraction_loss(output.token_logits, valid, tags, self.tiles.presence_threshold, self.weights)
+        return loss + self._fraction_loss(output.token_logits, valid, tags)
 
     def spectral(self, settings: ClassifierSettings, reporter: Reporter) -> None:
-        """Train the per-pixel network with class-fraction pooling alone, and the threshold of the tags if wanted.
+        """Train the per-pixel network with class-fraction pooling alone, after the threshold of the tags if wanted."""
+        if settings.learn_threshold:
+            self._learn_threshold(settings, reporter.part(0, 0.5))
+            reporter = reporter.part(0.5, 1)
+        self._fit_spectral("spectral", self._spectral(), settings, self._fraction_loss, [], reporter)
 
-        A few hundred pixels tell the fractions of a tile nearly as well as all do, and far more epochs fit into the
-        same time; flips and turns see to it that other pixels come each time. All phases after this one believe in the
-        threshold that was learned.
+    def _learn_threshold(self, settings: ClassifierSettings, reporter: Reporter) -> None:
+        """Learn the presence threshold beside the per-pixel network; all later phases believe in it.
+
+        The slope is steep here: by a gentle one the lowest threshold explains the tags best.
         """
-        network = self.model.spectral
-        assert network is not None
-        learner = WithThreshold(network, self.tiles, settings.learn_threshold)
-        self.fabric.to_device(learner)
-        stride = max(self.model.architecture.tile // SPECTRAL_GRID, 1)
-
-        def loss(positions: Tensor) -> Tensor:
-            z, valid, tags = self._batch(positions)
-            logits, valid = network(z, stride), valid[:, ::stride, ::stride]
-            threshold = learner.threshold if learner.learns else self.tiles.presence_threshold
-            return fraction_loss(logits, valid, tags, threshold, self.weights)
-
-        groups = parameter_groups(network, self.training.weight_decay)
-        groups.append({"params": [learner.log_threshold], "weight_decay": 0.0, "lr": THRESHOLD_LEARNING_RATE})
-        # A hundred times fewer weights than the transformer: it wants larger steps.
-        rate = 10 * self.training.learning_rate
-        name = "spectral_and_threshold" if settings.learn_threshold else "spectral"
-        phase = Phase(name, learner, loss, len(self.tiles), settings.spectral_epochs, groups, learning_rate=rate)
-        self._fit(phase, reporter)
-        if learner.learns:
-            self.tiles = replace(self.tiles, presence_threshold=learner.threshold.item())
-            reporter.log(f"The tags look as if a class is tagged from {self.tiles.presence_threshold:.1%} of a tile.")
-        elif settings.learn_threshold:
+        learner = WithThreshold(self._spectral(), self.tiles)
+        if not learner.contrast:
             reporter.log(
                 "The tags name hardly any class as absent, so that no presence threshold can be learned: "
                 f"{self.tiles.presence_threshold:.1%} of a tile holds. Tag tiles completely.",
                 "warning",
             )
+            return
+        self.fabric.to_device(learner)
+
+        def loss(logits: Tensor, valid: Tensor, tags: Tensor) -> Tensor:
+            return fraction_loss(logits, valid, tags, learner.threshold, self.weights, SLOPE)
+
+        own = {"params": [learner.log_threshold], "weight_decay": 0.0, "lr": THRESHOLD_LEARNING_RATE}
+        self._fit_spectral("threshold", learner, settings, loss, [own], reporter)
+        self.tiles = replace(self.tiles, presence_threshold=learner.threshold.item())
+        reporter.log(f"The tags look as if a class is tagged from {self.tiles.presence_threshold:.1%} of a tile.")
+
+    def _fit_spectral(
+        self,
+        name: str,
+        network: nn.Module,
+        settings: ClassifierSettings,
+        loss_of: Callable[[Tensor, Tensor, Tensor], Tensor],
+        more: list[dict[str, Any]],
+        reporter: Reporter,
+    ) -> None:
+        """Train the per-pixel network, or what holds it.
+
+        A few hundred pixels tell the fractions of a tile nearly as well as all do, and far more epochs fit into the
+        same time; flips and turns see to it that other pixels come each time.
+
+        Args:
+            name: Of the phase.
+            network: What is trained and resumed.
+            settings: Epochs.
+            loss_of: Loss of class logits, valid pixels and tags.
+            more: Parameters beside those of the per-pixel network.
+            reporter: Progress.
+        """
+        spectral = self._spectral()
+        stride = max(self.model.architecture.tile // SPECTRAL_GRID, 1)
+
+        def loss(positions: Tensor) -> Tensor:
+            z, valid, tags = self._batch(positions)
+            return loss_of(spectral(z, stride), valid[:, ::stride, ::stride], tags)
+
+        groups = parameter_groups(spectral, self.training.weight_decay) + more
+        # A hundred times fewer weights than the transformer: it wants larger steps.
+        rate = 10 * self.training.learning_rate
+        phase = Phase(name, network, loss, len(self.tiles), settings.spectral_epochs, groups, learning_rate=rate)
+        self._fit(phase, reporter)
+
+    def _fraction_loss(self, logits: Tensor, valid: Tensor, tags: Tensor) -> Tensor:
+        return fraction_loss(logits, valid, tags, self.tiles.presence_threshold, self.weights)
+
+    def _spectral(self) -> SpectralNetwork:
+        assert self.model.spectral is not None
+        return self.model.spectral
 
     def dense(self, epochs: int, validate: Callable[[], float] | None, reporter: Reporter) -> None:
         """Train the transformer with all heads."""

@@ -16,12 +16,15 @@ from sparsevit.models.landcover import Architecture
 from sparsevit.reporting import Reporter
 from sparsevit.training.classifier import SPECTRAL_WIDTH, untrained
 from sparsevit.training.loop import TrainingSettings
+from sparsevit.training.losses import learning_slope
 from sparsevit.training.phases import ClassifierSettings, ClassifierTraining
 from sparsevit.training.scoring import map_tag_logits
 from sparsevit.training.tiles import TaggedTiles, band_statistics
 
 FOLDS, REPEATS = 3, 2
 """Parts of the training tiles, each judged by networks that learned the others; and how often parts are drawn."""
+SHARPNESS = 1.5
+"""How much surer than they are the networks may be: what explained proper tags of development blocks best."""
 
 
 def judge_tags(
@@ -73,6 +76,12 @@ def judge_tags(
 
 def _presence(run: ClassifierTraining, tiles: TaggedTiles) -> Tensor:
     """Probability of each class in tiles `[N, K]` after a training, whose weights of rare classes are undone."""
-    tiles = replace(tiles, presence_threshold=run.tiles.presence_threshold)
+    threshold = run.tiles.presence_threshold
+    tiles, slope = replace(tiles, presence_threshold=threshold), learning_slope(threshold)  # what the weights belong to
     absent, present = run.weights.log().cpu()
-    return torch.sigmoid(map_tag_logits(run.model, tiles, run.fabric) + absent - present)
+    return torch.sigmoid(map_tag_logits(run.model, tiles, run.fabric, slope=slope) + absent - present)
+
+
+def surer(probability: Tensor) -> Tensor:
+    """What networks expect, as sure as it may be: they learn with a gentle slope (`losses.learning_slope`)."""
+    return torch.sigmoid(SHARPNESS * probability.logit(1e-6))

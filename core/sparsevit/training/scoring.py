@@ -9,13 +9,15 @@ from torch import Tensor
 
 from sparsevit.models.landcover import LandCoverModel, TagTransformer
 from sparsevit.models.weaktr import WeakTr, WeakTrOutput
-from sparsevit.training.losses import class_fractions, tag_loss, tag_probability
+from sparsevit.training.losses import SLOPE, class_fractions, tag_loss, tag_probability
 from sparsevit.training.metrics import TagScores, tag_scores
 from sparsevit.training.tiles import TaggedTiles
 
 
 @torch.inference_mode()
-def map_tag_logits(model: LandCoverModel, tiles: TaggedTiles, fabric: Fabric, batch: int = 64) -> Tensor:
+def map_tag_logits(
+    model: LandCoverModel, tiles: TaggedTiles, fabric: Fabric, batch: int = 64, slope: float = SLOPE
+) -> Tensor:
     """Tag logits `[N, K]` that the class fractions of the predicted map imply.
 
     Args:
@@ -23,6 +25,7 @@ def map_tag_logits(model: LandCoverModel, tiles: TaggedTiles, fabric: Fabric, ba
         tiles: Tiles, and the share from which a class counts as present.
         fabric: Device and precision.
         batch: Tiles per forward pass.
+        slope: See `losses.tag_probability`.
     """
     model.eval()
     logits = []
@@ -30,7 +33,7 @@ def map_tag_logits(model: LandCoverModel, tiles: TaggedTiles, fabric: Fabric, ba
         raw = tiles.store.batch(positions).to(fabric.device)
         with fabric.autocast():
             fractions = class_fractions(model(raw), torch.isfinite(raw).any(1).float())
-        logits.append(tag_probability(fractions, tiles.presence_threshold).cpu())
+        logits.append(tag_probability(fractions, tiles.presence_threshold, slope).cpu())
     return torch.cat(logits)
 
 

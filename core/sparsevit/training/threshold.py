@@ -29,21 +29,16 @@ class WithThreshold(nn.Module):
     Args:
         network: A network that learns tags by class fractions.
         tiles: Training tiles; they know where the threshold starts.
-        learn: Whether it is learned; it stays where it is otherwise, and where hardly any absence is known.
+
+    Attributes:
+        contrast: Whether enough is known to be absent: otherwise the lowest threshold would explain all tags.
     """
 
-    def __init__(self, network: nn.Module, tiles: TaggedTiles, learn: bool) -> None:
+    def __init__(self, network: nn.Module, tiles: TaggedTiles) -> None:
         super().__init__()
         self.network = network
-        # Where hardly anything is known to be absent, the lowest threshold would explain all tags.
-        contrast = bool((tiles.tags == 0).sum() >= LEAST_ABSENT * (tiles.tags >= 0).sum())
-        start = torch.tensor(math.log(tiles.presence_threshold))
-        self.log_threshold = nn.Parameter(start, requires_grad=learn and contrast)
-
-    @property
-    def learns(self) -> bool:
-        """Whether the threshold is learned."""
-        return self.log_threshold.requires_grad
+        self.contrast = bool((tiles.tags == 0).sum() >= LEAST_ABSENT * (tiles.tags >= 0).sum())
+        self.log_threshold = nn.Parameter(torch.tensor(math.log(tiles.presence_threshold)))
 
     @property
     def threshold(self) -> Tensor:
