@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsevit.training.losses import (
-    COVERED_LOGIT,
     SLOPE,
     balance,
     class_fractions,
@@ -38,10 +37,10 @@ def test_a_larger_fraction_is_more_likely_tagged(threshold: float, a: float, b: 
     assert p[0] <= p[1]
 
 
-@given(THRESHOLDS)
-def test_learning_goes_on_up_to_the_whole_tile(threshold: float) -> None:
-    logit = tag_probability(torch.ones(1), threshold, learning_slope(threshold))
-    assert logit.item() == pytest.approx(COVERED_LOGIT, abs=1e-4)
+@pytest.mark.parametrize(("threshold", "slope"), [(0.02, 0.6), (0.05, 1.5), (0.1, SLOPE), (0.4, SLOPE)])
+def test_small_thresholds_are_learned_by_a_gentle_slope(threshold: float, slope: float) -> None:
+    assert learning_slope(threshold) == pytest.approx(slope)
+    assert learning_slope(threshold, 1.0) == pytest.approx(min(slope, 1))
 
 
 @pytest.mark.parametrize("slope", [SLOPE, None])

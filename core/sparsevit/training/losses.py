@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 SLOPE = 3.0
-"""Slope of a tag's logit in the logarithm of the class fraction, where a map is judged by tags."""
-COVERED_LOGIT = 3.5
-"""Logit of a class that covers a tile wholly, where a network learns tags."""
+"""Slope of a tag's logit in the logarithm of the class fraction."""
+SLOPE_OF_SHARE = 30.0
+"""Slope of a tag's logit in the class fraction itself that networks learn small presence thresholds by."""
 
 
 def class_fractions(log_probabilities: Tensor, weight: Tensor) -> Tensor:
@@ -34,13 +32,14 @@ def tag_probability(fractions: Tensor, presence_threshold: float | Tensor, slope
     return slope * (fractions.clamp_min(1e-5).log() - torch.as_tensor(presence_threshold).log())
 
 
-def learning_slope(presence_threshold: float) -> float:
-    """Slope by which a network learns tags: 3.5 / −ln τ, about 1.5 for a tenth of a tile.
+def learning_slope(presence_threshold: float, most: float = SLOPE) -> float:
+    """Slope by which a network learns tags from a threshold τ: 30 τ, that is, 3 for a tenth, and `most` at most.
 
-    A steep slope has nothing left to say about a class as soon as it covers a few τ; a class that occurs in nearly
-    all tiles then swallows those that occur with it. So the logit grows up to the whole tile, whatever τ is.
+    A network knows the share of a class to some hundredths of a tile, so a small one less surely by its logarithm. A
+    steep slope has nothing left to say about a class as soon as it covers a few τ; where τ is small, a class that
+    occurs in nearly all tiles then swallows those that occur with it.
     """
-    return COVERED_LOGIT / -math.log(presence_threshold)
+    return min(SLOPE_OF_SHARE * presence_threshold, most)
 
 
 def tag_loss(logits: Tensor, tags: Tensor, class_weight: Tensor | None = None) -> Tensor:
@@ -87,9 +86,9 @@ def fraction_loss(
         class_weight: See `tag_loss`.
         slope: See `tag_probability`; that of `learning_slope` if left out.
     """
+    slope = slope or learning_slope(float(presence_threshold))
     weight = valid.float()
     if weight.shape[1:] != logits.shape[2:]:
         weight = F.adaptive_avg_pool2d(weight, (logits.shape[2], logits.shape[3]))
     fractions = class_fractions(F.log_softmax(logits.float(), dim=1), weight)
-    slope = slope or learning_slope(float(presence_threshold))
     return tag_loss(tag_probability(fractions, presence_threshold, slope), tags, class_weight)

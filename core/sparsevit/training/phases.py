@@ -26,7 +26,7 @@ from sparsevit.training.augment import random_dihedral
 from sparsevit.training.checkpoint import fingerprint
 from sparsevit.training.head_budget import HeadBudget
 from sparsevit.training.loop import Phase, TrainingSettings, fit, parameter_groups, seed_for
-from sparsevit.training.losses import SLOPE, balance, fraction_loss, tag_loss
+from sparsevit.training.losses import SLOPE, balance, fraction_loss, learning_slope, tag_loss
 from sparsevit.training.scoring import is_faithful
 from sparsevit.training.threshold import WithThreshold
 from sparsevit.training.tiles import TaggedTiles
@@ -82,12 +82,19 @@ class ClassifierSettings:
 
 
 class ClassifierTraining:
-    """The phases of training over one set of tiles; each method is one phase."""
+    """The phases of training over one set of tiles; each method is one phase. `slope`: see `losses.learning_slope`."""
 
     def __init__(
-        self, model: LandCoverModel, tiles: TaggedTiles, training: TrainingSettings, fabric: Fabric, folder: Path | None
+        self,
+        model: LandCoverModel,
+        tiles: TaggedTiles,
+        training: TrainingSettings,
+        fabric: Fabric,
+        folder: Path | None,
+        slope: float = SLOPE,
     ) -> None:
         self.model, self.tiles, self.training, self.fabric, self.folder = model, tiles, training, fabric, folder
+        self.slope = slope
         self.weights = balance(tiles.tags).to(fabric.device)
         # The statistics tell one band from another, the weights one pretrained encoder from another.
         numbers = [
@@ -183,7 +190,8 @@ class ClassifierTraining:
         self._fit(phase, reporter)
 
     def _fraction_loss(self, logits: Tensor, valid: Tensor, tags: Tensor) -> Tensor:
-        return fraction_loss(logits, valid, tags, self.tiles.presence_threshold, self.weights)
+        threshold = self.tiles.presence_threshold
+        return fraction_loss(logits, valid, tags, threshold, self.weights, learning_slope(threshold, self.slope))
 
     def _spectral(self) -> SpectralNetwork:
         assert self.model.spectral is not None

@@ -23,6 +23,8 @@ from sparsevit.training.tiles import TaggedTiles, band_statistics
 
 FOLDS, REPEATS = 3, 2
 """Parts of the training tiles, each judged by networks that learned the others; and how often parts are drawn."""
+GENTLE = 1.5
+"""Steepest slope they learn tags by (`losses.learning_slope`): with steeper ones they tell wrong tags less well."""
 SHARPNESS = 1.5
 """How much surer than they are the networks may be: what explained proper tags of development blocks best."""
 
@@ -66,7 +68,7 @@ def judge_tags(
             part = reporter.part(number / networks, (number + 1) / networks, f"network {number + 1} of {networks}")
             seed = training.seed + number
             model = untrained(architecture, statistics, seed, fabric)
-            run = ClassifierTraining(model, tiles.choose(fold != k), replace(training, seed=seed), fabric, None)
+            run = ClassifierTraining(model, tiles.choose(fold != k), replace(training, seed=seed), fabric, None, GENTLE)
             run.spectral(settings, part)
             probability[fold == k] += _presence(run, tiles.choose(fold == k)) / REPEATS
             if held_out:
@@ -77,11 +79,11 @@ def judge_tags(
 def _presence(run: ClassifierTraining, tiles: TaggedTiles) -> Tensor:
     """Probability of each class in tiles `[N, K]` after a training, whose weights of rare classes are undone."""
     threshold = run.tiles.presence_threshold
-    tiles, slope = replace(tiles, presence_threshold=threshold), learning_slope(threshold)  # what the weights belong to
+    tiles, slope = replace(tiles, presence_threshold=threshold), learning_slope(threshold, GENTLE)  # of the weights
     absent, present = run.weights.log().cpu()
     return torch.sigmoid(map_tag_logits(run.model, tiles, run.fabric, slope=slope) + absent - present)
 
 
 def surer(probability: Tensor) -> Tensor:
-    """What networks expect, as sure as it may be: they learn with a gentle slope (`losses.learning_slope`)."""
+    """What networks expect, as sure as it may be."""
     return torch.sigmoid(SHARPNESS * probability.logit(1e-6))
