@@ -151,9 +151,9 @@ def run(condition: Condition, options: argparse.Namespace, seed: int) -> Scores:
         rng = np.random.default_rng(seed)
         change, reference = condition.retag, reference_of(options.data)
         retag = (lambda index: change(index, rng, reference)) if change else None
-        more = {"retag": retag, "review": condition.review, **dict(condition.tiling)}
-        more["learn_threshold"] = condition.classifier == "threshold"
-        trial = Trial(options.data, Path(folder), seed, options.split_seed, options.epochs, **more)
+        more = {"review": condition.review, "learn_threshold": condition.classifier == "threshold"}
+        tiling = dict(condition.tiling)
+        trial = Trial(options.data, Path(folder), seed, options.split_seed, options.epochs, retag, **more, **tiling)
         scores = trial.scores(trial.refined(classifier=condition.classifier))
     return {"role": "", **scores, "seconds": round(time.monotonic() - begun, 1)}
 

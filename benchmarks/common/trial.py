@@ -27,8 +27,6 @@ from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.model_file import ModelCard, load_model, save_model
 from sparsevit.models.weaktr import WeakTrConfig, WeakTrOutput, weaktr_config
 from sparsevit.reporting import Reporter
-from sparsevit.training import classifier as architecture
-from sparsevit.training import phases
 from sparsevit.training.loop import TrainingSettings, make_fabric
 from sparsevit.training.phases import ClassifierSettings
 from sparsevit.training.refinement import RefinementSettings, joined, train_decoder
@@ -245,7 +243,7 @@ def _undone(repairs: dict[str, Any]) -> Iterator[None]:
 
     with ExitStack() as stack:
         if changes:
-            stack.enter_context(mock.patch.object(architecture, "weaktr_config", config))
+            stack.enter_context(mock.patch("sparsevit.training.classifier.weaktr_config", config))
         if PUBLISHED_LOSS in repairs:
-            stack.enter_context(mock.patch.object(phases, "repaired_loss", loss))
+            stack.enter_context(mock.patch("sparsevit.training.phases.repaired_loss", loss))
         yield

@@ -35,9 +35,9 @@ def tag_probability(fractions: Tensor, presence_threshold: float | Tensor, slope
 def learning_slope(presence_threshold: float, most: float = SLOPE) -> float:
     """Slope by which a network learns tags from a threshold τ: 30 τ, that is, 3 for a tenth, and `most` at most.
 
-    A network knows the share of a class to some hundredths of a tile, so a small one less surely by its logarithm. A
-    steep slope has nothing left to say about a class as soon as it covers a few τ; where τ is small, a class that
-    occurs in nearly all tiles then swallows those that occur with it.
+    A steep slope has nothing left to say about a class as soon as it covers a few τ; where τ is small, a class that
+    occurs in nearly all tiles then swallows those that occur with it. On two sets of development blocks tagged from
+    2 %, slopes from 0.5 to 1 made better maps than 1.8 and 3; from 10 %, 1.5 was no better than 3.
     """
     return min(SLOPE_OF_SHARE * presence_threshold, most)
 
