@@ -82,6 +82,10 @@ def rows(trial: Trial) -> list[Row]:
             for edges, name in (("superpixels", "edges by superpixels"), ("none", "no edges"))
         ),
         ("refined map", "default", trial.refined, GATED),
+        *(
+            (f"refined map, {name}", "ablation", partial(trial.refined, heads, heads), heads)
+            for heads, name in (("all_heads", "all heads"), ("published_share", "30 % of the heads"))
+        ),
         (
             "U-Net, true masks",
             "supervised",

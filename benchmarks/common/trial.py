@@ -46,8 +46,8 @@ GATED = "gated"
 CLASSIFIERS: dict[str, dict[str, Any]] = {
     GATED: {},
     # The published recipe keeps 30 %, and reads the last block, of which fewer heads may leave nothing.
-    "published_share": {"spectral_epochs": 1, "heads_kept": 0.3},
-    "all_heads": {"spectral_epochs": 1, "heads_kept": 1.0},
+    "published_share": {"heads_kept": 0.3},
+    "all_heads": {"heads_kept": 1.0},
     # As many heads for both: what is compared is their maps.
     "weaktr": {"network": "weaktr", "heads_kept": 0.3},
     "weaktr_faithful": {"network": "weaktr_faithful", "heads_kept": 0.3},

@@ -479,6 +479,24 @@ def test_tags_that_cannot_teach_a_class_are_pointed_out(
     assert re.search(warning, warned.lines[0])
 
 
+def test_what_the_tags_cannot_teach_stands_in_the_reports(place: Path, tmp_path: Path) -> None:
+    tiles, scene, classes = cut(place, tmp_path), place / "scene.tif", place / "classes.tif"
+    frame = read_tile_index(tiles).frame
+    texts = ["Forest, Water" if k % 2 else "Croplands" for k in range(len(frame))]
+    layer = write_layer(tmp_path / "tags.gpkg", list(frame.geometry), crs=frame.crs, classes=texts)
+    do("tag", tiles=tiles, scheme=SCHEME, source="text", layer=layer, field="classes")
+    model, mask = tmp_path / "model.safetensors", tmp_path / "mask.tif"
+    do("train", tiles=tiles, output=model, **TRAINING)
+    do("predict", model=model, scene=[scene], output=tmp_path / "map.tif", device="cpu")
+    do("pseudomask", model=model, tiles=tiles, output=mask, device="cpu")
+    do("study heads", tiles=tiles, output=tmp_path / "study.html", **STUDY)
+    for raster in (tmp_path / "map.tif", mask):
+        assessed: Any = do("assess", map=raster, reference=classes, output=raster.with_suffix(".html"))
+        assert "Forest and Water always occur together: the tags cannot tell them apart" in assessed.notes[0]
+    for report in ("map.html", "mask.html", "study.html"):
+        assert (tmp_path / report).read_text().count("Forest and Water always occur together") == 1
+
+
 def test_tiles_without_tags_cannot_be_trained_on(place: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError) as raised:
         do("train", tiles=cut(place, tmp_path), output=tmp_path / "model.safetensors", **TRAINING)

@@ -33,6 +33,16 @@ def sampling_notes(unit: str, split: str | None) -> list[str]:
     return [*notes, TRUTH_NOTE]
 
 
+def caution_notes(cautions: list[str], learner: str) -> list[str]:
+    """What tags cannot teach, whatever the numbers say.
+
+    Args:
+        cautions: What they lack, a sentence or two each.
+        learner: Who learned from them, as `map`.
+    """
+    return [f"In the tags that the {learner} learned from: {text}" for text in cautions]
+
+
 def foreign_note(name: str, foreign: dict[int, int], compared: int, scheme: ClassScheme) -> list[str]:
     """Values that stand for no class: which, and how much of the comparison they would have been.
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from sparsevit import __version__
 from sparsevit.assessment.figures import DPI, INK, embedded, quiet
+from sparsevit.assessment.notes import caution_notes
 from sparsevit.assessment.report import plain, templates
 from sparsevit.outputs import whole_file
 
@@ -92,7 +93,9 @@ def study_figure(rows: list[Spread], whole: Spread) -> str:
     return embedded(figure)
 
 
-def write_study(rows: list[Spread], seeds: int, tiles: int, provenance: dict[str, str], path: Path) -> None:
+def write_study(
+    rows: list[Spread], seeds: int, tiles: int, provenance: dict[str, str], cautions: list[str], path: Path
+) -> None:
     """Write the study as one self-contained page.
 
     Args:
@@ -100,6 +103,7 @@ def write_study(rows: list[Spread], seeds: int, tiles: int, provenance: dict[str
         seeds: Number of seeds.
         tiles: Number of held-out tiles.
         provenance: Where the numbers come from, by name.
+        cautions: What the tags cannot teach any number of heads.
         path: Page to write (.html).
     """
     whole, others = rows[0], rows[1:]
@@ -119,6 +123,7 @@ def write_study(rows: list[Spread], seeds: int, tiles: int, provenance: dict[str
             compared=len(learned),
             figure=study_figure(others, whole),
             provenance=provenance,
+            notes=caution_notes(cautions, "networks"),
             version=__version__,
         )
     )

@@ -23,6 +23,8 @@ from sparsevit.geodata.scene import GDAL_OPTIONS, Grid
 from sparsevit.outputs import whole_file
 
 SCHEME_TAG = "SPARSEVIT_SCHEME"
+CAUTIONS_TAG = "SPARSEVIT_CAUTIONS"
+"""What the tags behind the raster could not teach, a sentence a line."""
 OVERVIEW_SMALLEST = 256
 
 

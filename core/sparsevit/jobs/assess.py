@@ -13,7 +13,7 @@ from sparsevit.assessment.accuracy import accuracy
 from sparsevit.assessment.area import AreaEstimate, estimate_areas
 from sparsevit.assessment.comparison import NOTHING, Comparison, ReadSample, compare, sample_layer, sample_raster
 from sparsevit.assessment.figures import overview_figure
-from sparsevit.assessment.notes import area_notes, foreign_note, sampling_notes
+from sparsevit.assessment.notes import area_notes, caution_notes, foreign_note, sampling_notes
 from sparsevit.assessment.reference import (
     LayerReference,
     RasterReference,
@@ -29,7 +29,7 @@ from sparsevit.geodata.layers import field_of
 from sparsevit.geodata.legend import ClassScheme
 from sparsevit.geodata.scene import Grid, open_raster
 from sparsevit.geodata.tile_index import SPLITS, read_tile_index
-from sparsevit.geodata.writer import SCHEME_TAG
+from sparsevit.geodata.writer import CAUTIONS_TAG, SCHEME_TAG
 from sparsevit.jobs.base import Job, Request, Result, absolute
 from sparsevit.labels.mapping import Translation, class_positions, code_table, key, load_mapping
 from sparsevit.outputs import check_writable
@@ -83,6 +83,7 @@ def run(request: AssessRequest, reporter: Reporter) -> AssessResult:
     if request.json_output is not None:
         check_writable(request.json_output, (".json",), "json_output")
     grid, scheme, tags = _open_map(request)
+    cautions = tags.pop(CAUTIONS_TAG, "").splitlines()
     translation = load_mapping(request.mapping, scheme)
     reference = _reference(request, grid, scheme, translation)
     table, area = code_table(None, scheme), _area(request, grid)
@@ -103,7 +104,7 @@ def run(request: AssessRequest, reporter: Reporter) -> AssessResult:
         areas=areas,
         unit=reference.unit,
         provenance=_provenance(request, scheme, tags),
-        notes=_notes(request, comparison, scheme, translation, areas, reference.unit),
+        notes=caution_notes(cautions, "map") + _notes(request, comparison, scheme, translation, areas, reference.unit),
         overview=_overview(request, grid, scheme, reference),
     )
     reporter.progress(0.9, "writing the report")

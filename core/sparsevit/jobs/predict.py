@@ -12,7 +12,7 @@ from sparsevit.errors import InputError
 from sparsevit.geodata.layers import read_layer
 from sparsevit.geodata.legend import parse_scheme
 from sparsevit.geodata.scene import open_scene
-from sparsevit.geodata.writer import share_by_class
+from sparsevit.geodata.writer import CAUTIONS_TAG, share_by_class
 from sparsevit.jobs.base import Job, Request, Result, absolute
 from sparsevit.mapping.predict import MapFiles, MappingSettings, check_scene, write_map
 from sparsevit.models.edges import EdgeSettings
@@ -95,7 +95,11 @@ def run(request: PredictRequest, reporter: Reporter) -> PredictResult:
             request.edge,
             request.hardware,
             MapFiles(request.output, request.confidence, request.probabilities),
-            {"SPARSEVIT_MODEL": request.model.name, "SPARSEVIT_TRAINING_DATA": card.training_data},
+            {
+                "SPARSEVIT_MODEL": request.model.name,
+                "SPARSEVIT_TRAINING_DATA": card.training_data,
+                CAUTIONS_TAG: "\n".join(card.cautions),
+            },
             reporter,
             mask,
         )

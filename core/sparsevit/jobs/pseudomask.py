@@ -17,7 +17,7 @@ from sparsevit.errors import InputError
 from sparsevit.geodata.legend import NODATA, ClassScheme, parse_scheme
 from sparsevit.geodata.scene import Scene, open_scene, open_scene_in_place
 from sparsevit.geodata.tile_index import TileIndex, check_place, groups, read_tile_index
-from sparsevit.geodata.writer import class_raster, float_raster, share_by_class
+from sparsevit.geodata.writer import CAUTIONS_TAG, class_raster, float_raster, share_by_class
 from sparsevit.jobs.base import Job, Request, Result, absolute
 from sparsevit.labels.allowed import allowed_classes
 from sparsevit.mapping.heads import write_heads
@@ -163,7 +163,11 @@ def paint_scene(
     codes = np.array([*scheme.codes, NODATA], np.uint8)  # the last one is index -1: the ignore band
     counts = np.zeros(256, np.int64)
     side, grid = model.architecture.tile, scene.grid.crop(area)
-    tags = {"SPARSEVIT_MODEL": request.model.name, "SPARSEVIT_METHOD": settings.method}
+    tags = {
+        "SPARSEVIT_MODEL": request.model.name,
+        "SPARSEVIT_METHOD": settings.method,
+        CAUTIONS_TAG: "\n".join(card.cautions),
+    }
     with ExitStack() as stack:
         classes = stack.enter_context(class_raster(source.classes, grid, scheme, tags))
         confidence = (

@@ -16,6 +16,7 @@ from sparsevit.geodata.tile_index import read_tile_index
 from sparsevit.geodata.tile_masks import UNLABELLED, read_tile_masks
 from sparsevit.jobs.base import Job, Request, Result, absolute
 from sparsevit.jobs.group import on_devices
+from sparsevit.labels.cooccurrence import contrast_warnings
 from sparsevit.labels.mapping import code_table, load_mapping
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.pretrained import PretrainedSettings
@@ -124,7 +125,8 @@ def run(request: StudyHeadsRequest, reporter: Reporter) -> StudyHeadsResult:
         "Reference": request.reference.name if request.reference else "none: only tags were scored",
     }
     if group.rank() == 0:
-        write_study(rows, request.seeds, len(data.validation), provenance, request.output)
+        cautions = contrast_warnings(data.train.tags.numpy(), data.scheme)
+        write_study(rows, request.seeds, len(data.validation), provenance, cautions, request.output)
         if request.json_output:
             write_study_json(rows, [asdict(p) for p in points], provenance, request.json_output)
     fewest = fewest_heads(rows[1:], rows[0], "learned gates")

@@ -24,8 +24,8 @@ from sparsevit.training.classifier import TrainedClassifier, architecture_for, t
 from sparsevit.training.head_budget import BudgetSettings
 from sparsevit.training.loop import TrainingSettings, make_fabric
 from sparsevit.training.phases import ClassifierSettings
-from sparsevit.training.start import read_start
-from sparsevit.training.tagged import load_training_data
+from sparsevit.training.start import Start, read_start
+from sparsevit.training.tagged import TrainingData, load_training_data
 from sparsevit.training.tiles import band_statistics
 
 
@@ -78,7 +78,8 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
     group.wait()
     index = read_tile_index(request.tiles)
     data = load_training_data(index, request.scene, request.classes, request.bands, reporter.part(0, 0.05))
-    for text in contrast_warnings(data.train.tags.numpy(), data.scheme):
+    cautions = contrast_warnings(data.train.tags.numpy(), data.scheme)
+    for text in cautions:
         reporter.log(f"Training tiles: {text}", "warning")
     settings = request.classifier
     start = read_start(request.pretrained, data.bands, reporter)
@@ -96,25 +97,7 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
         request.checkpoints,
         start,
     )
-    metrics = _metrics(trained)
-    card = ModelCard(
-        "classifier",
-        trained.model.architecture,
-        data.bands,
-        data.gsd,
-        data.scheme.to_json(),
-        trained.presence_threshold,
-        trained.head_mask,
-        fingerprint(data.train.tags.tolist(), index.scene, data.bands),
-        {k: v for k, v in metrics.items() if v is not None},
-        {
-            "classifier": asdict(settings),
-            "encoder": start.encoder.name if start else "",
-            "budget": asdict(request.budget),
-            "training": asdict(request.training),
-        },
-        trained.head_gates,
-    )
+    card = _card(request, data, trained, start, cautions)
     if group.rank() == 0:
         save_model(request.output, trained.model, card)
     return TrainResult(
@@ -128,7 +111,32 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
         validation_tiles=len(data.validation) if data.validation else 0,
         presence_threshold=trained.presence_threshold,
         seconds=round(time.monotonic() - started, 1),
-        **metrics,
+        **_metrics(trained),
+    )
+
+
+def _card(
+    request: TrainRequest, data: TrainingData, trained: TrainedClassifier, start: Start | None, cautions: list[str]
+) -> ModelCard:
+    """What the model file tells of the classifier."""
+    return ModelCard(
+        kind="classifier",
+        architecture=trained.model.architecture,
+        bands=data.bands,
+        gsd=data.gsd,
+        scheme=data.scheme.to_json(),
+        presence_threshold=trained.presence_threshold,
+        head_mask=trained.head_mask,
+        training_data=fingerprint(data.train.tags.tolist(), data.train_index.scene, data.bands),
+        metrics={k: v for k, v in _metrics(trained).items() if v is not None},
+        settings={
+            "classifier": asdict(request.classifier),
+            "encoder": start.encoder.name if start else "",
+            "budget": asdict(request.budget),
+            "training": asdict(request.training),
+        },
+        head_gates=trained.head_gates,
+        cautions=cautions,
     )
 
 

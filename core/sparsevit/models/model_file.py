@@ -40,6 +40,7 @@ class ModelCard:
         metrics: Named results on held-out blocks.
         settings: The settings of the training.
         head_gates: P(open) of the original heads when the budget was met, 0–1; empty if no head had to close.
+        cautions: What the training tags cannot teach, such as two classes that always occur together; sentences.
         licence: Licence of the weights: the user's own.
         engine_version: Version of the engine that wrote it.
     """
@@ -55,6 +56,7 @@ class ModelCard:
     metrics: dict[str, float] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     head_gates: list[list[float]] = field(default_factory=list)
+    cautions: list[str] = field(default_factory=list)
     licence: str = "set by the owner of the training data"
     engine_version: str = __version__
 
