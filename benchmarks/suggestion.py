@@ -93,17 +93,21 @@ def publish(parts: list[dict[str, Any]]) -> None:
     tiles = parts[0]["tiles"]
     seeds = sorted({run["seed"] for run in runs})
     (DOCS / "suggestion.json").write_text(json.dumps({"tiles": tiles, "runs": runs}, indent=1) + "\n", encoding="utf-8")
+    scores = {(run["tiles"], run["seed"], run["how"]): run["macro_f1"] for run in runs}
+    counts = sorted({count for count, *_ in scores})
     lines = ["| Tagged tiles | random | suggested | ahead |", f"|{' --- |' * 4}"]
-    for count in dict.fromkeys(run["tiles"] for run in runs):
-        at = {(run["seed"], run["how"]): run["macro_f1"] for run in runs if run["tiles"] == count}
-        values = {how: [at[seed, how] for seed in seeds] for how in ("random", "suggested")}
+    for name, rounds in [*((str(count), [count]) for count in counts), (f"mean from {counts[1]} on", counts[1:])]:
+        values = {
+            how: [float(np.mean([scores[count, seed, how] for count in rounds])) for seed in seeds]
+            for how in ("random", "suggested")
+        }
         values["ahead"] = [s - r for s, r in zip(values["suggested"], values["random"], strict=True)]
         cells = (
             f"{mean:{'+' * (how == 'ahead')}.3f} ± {sd:.3f}"
             for how, v in values.items()
             for mean, sd in [mean_and_spread(v)]
         )
-        lines.append(f"| {count} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     page = PAGE.format(seeds=len(seeds), **tiles, first=TILES_PER_ROUND, table="\n".join(lines))
     (DOCS / "suggestion.md").write_text(page, encoding="utf-8")
 
