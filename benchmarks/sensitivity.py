@@ -37,6 +37,7 @@ from common.development import ROOT, SCHEME, job, load, log_to_terminal, options
 from common.page import PRODUCT
 from common.results import DOCS, SETTING, Scores, mean_and_spread, results_of
 from common.trial import CORRECT, FORGET, GATED, Trial, road_options
+from sparsevit.errors import InputError
 from sparsevit.geodata.tile_index import ABSENT, PRESENT, UNKNOWN, TileIndex, read_tile_index
 
 Tags = npt.NDArray[np.int8]
@@ -208,7 +209,11 @@ def main() -> None:
         for condition in CONDITIONS:
             if options.rows and condition.name not in options.rows:
                 continue
-            runs[-1][condition.name] = run(condition, options, seed)
+            try:
+                runs[-1][condition.name] = run(condition, options, seed)
+            except InputError as refusal:  # of tiles so large that too few are left: the other rows go on
+                logging.warning("seed %d  %-30s refused: %s", seed, condition.name, refusal)
+                continue
             logging.info("seed %d  %-30s %s", seed, condition.name, runs[-1][condition.name])
             save(results_of(options, [{}] * len(runs), runs), options.output)
 
