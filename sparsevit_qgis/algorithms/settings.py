@@ -225,7 +225,7 @@ def hardware():
             choice(
                 "PRECISION",
                 tr("Precision"),
-                tr("Number format. auto takes bf16-mixed where the device computes it natively, else 32-true."),
+                tr("Number format. auto takes bf16-mixed where the device has matrix units for it, else 32-true."),
                 ["auto", "32-true", "bf16-mixed", "16-mixed"],
                 "auto",
             ),

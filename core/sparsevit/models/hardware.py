@@ -13,6 +13,8 @@ from pydantic.dataclasses import dataclass
 from sparsevit.errors import InputError
 from sparsevit.settings import STRICT
 
+CPUINFO = Path("/proc/cpuinfo")
+
 
 @dataclass(frozen=True, config=STRICT)
 class HardwareSettings:
@@ -22,13 +24,13 @@ class HardwareSettings:
         default="auto", description="auto takes a CUDA device, else Apple's, else the CPU."
     )
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
-        default="auto", description="auto takes bf16-mixed where the device computes it natively, else 32-true."
+        default="auto", description="auto takes bf16-mixed where the device has matrix units for it, else 32-true."
     )
 
 
 @plain_dataclass(frozen=True)
 class DeviceInfo:
-    """A device, its memory in bytes, and whether it computes bfloat16 natively."""
+    """A device, its memory in bytes, and whether it has matrix units for bfloat16."""
 
     name: str
     kind: str
@@ -86,12 +88,12 @@ def _cuda_bf16(index: int) -> bool:
 
 
 def _cpu_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 matrices in hardware (AMX, AVX512-BF16, or ARM's bf16)."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return False
-    flags = cpuinfo.read_text(encoding="utf-8", errors="replace")
-    return "amx_bf16" in flags or "avx512_bf16" in flags
+    """Whether the CPU has matrix units for bfloat16 (AMX).
+
+    AVX512-BF16 alone is no gain: on such a CPU steps of the transformer took 1.8 times and those of the U-Net 1.4 times
+    as long as with 32 bits.
+    """
+    return CPUINFO.exists() and "amx_bf16" in CPUINFO.read_text(encoding="utf-8", errors="replace")
 
 
 def _main_memory() -> int:
