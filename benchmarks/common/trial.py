@@ -106,6 +106,10 @@ class Trial:
         self.tiles = folder / "tiles.gpkg"
         split = {"validation_share": 0.15, "test_share": 0.25, "split_seed": split_seed + seed}
         tagged_tiles(data, self.tiles, **split, **tiling)
+        self.scored = self.tiles
+        if tiling:  # of whatever size the tiles are, the same pixels of the same blocks are scored, each once
+            self.scored = folder / "scored.gpkg"
+            job("tiles", scene=self.scene, extent=self.extent, output=self.scored, **split)
         proper = read_tile_index(self.tiles)
         if retag:
             retag(proper).write(self.tiles)
@@ -147,7 +151,7 @@ class Trial:
 
     def scores(self, raster: Path) -> dict[str, float]:
         """Scores of a class raster on the test blocks; unlabelled pixels count as wrong."""
-        index = read_tile_index(self.tiles).in_split("test")
+        index = read_tile_index(self.scored).in_split("test")
         # All classes of the scheme: what no tile is tagged with is missed, not left out.
         table = {code: k for k, code in enumerate(load_scheme(SCHEME).codes)}
         classes = len(table)
