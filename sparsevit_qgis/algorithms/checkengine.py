@@ -74,6 +74,6 @@ class CheckEngine(EngineAlgorithm):
             feedback.pushInfo(f"  {name} {version}")
         for device in result["devices"]:
             bf16 = tr("yes") if device["bf16"] else tr("no")
-            feedback.pushInfo(tr("{name}: {memory_gb:.1f} GB, native bf16: {native}").format(native=bf16, **device))
+            feedback.pushInfo(tr("{name}: {memory_gb:.1f} GB, matrix units for bf16: {units}").format(units=bf16, **device))
         if not result["ok"]:
             raise QgsProcessingException(" ".join(result["problems"]))

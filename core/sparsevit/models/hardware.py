@@ -69,11 +69,11 @@ def resolve_device(settings: HardwareSettings) -> torch.device:
 
 
 def resolve_precision(settings: HardwareSettings, device: torch.device) -> str:
-    """The Fabric precision for a device: mixed bfloat16 only where it is native, so that it is a gain."""
+    """The Fabric precision for a device: mixed bfloat16 only where it is a gain."""
     if settings.precision != "auto":
         return settings.precision
-    native = next(d.bf16 for d in available_devices() if d.kind == device.type)
-    return "bf16-mixed" if native else "32-true"
+    fast = next(d.bf16 for d in available_devices() if d.kind == device.type)
+    return "bf16-mixed" if fast else "32-true"
 
 
 def autocast(settings: HardwareSettings, device: torch.device) -> torch.autocast:
