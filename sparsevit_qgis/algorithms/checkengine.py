@@ -73,7 +73,8 @@ class CheckEngine(EngineAlgorithm):
         for name, version in result["versions"].items():
             feedback.pushInfo(f"  {name} {version}")
         for device in result["devices"]:
-            bf16 = tr("yes") if device["bf16"] else tr("no")
-            feedback.pushInfo(tr("{name}: {memory_gb:.1f} GB, matrix units for bf16: {units}").format(units=bf16, **device))
+            units = tr("yes") if device["bf16"] else tr("no")
+            text = tr("{name}: {memory_gb:.1f} GB, matrix units for bf16: {units}")
+            feedback.pushInfo(text.format(units=units, **device))
         if not result["ok"]:
             raise QgsProcessingException(" ".join(result["problems"]))
