@@ -1,4 +1,4 @@
-"""Maps side by side, as a picture for the documentation."""
+"""Attention heads, evidence and maps side by side, as a picture for the documentation."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from rasterio.windows import Window
 
-from common.development import NORTH_ROWS
+from common.development import NORTH_ROWS, job
 from common.trial import Trial
 from sparsevit.geodata.scene import open_scene
 from sparsevit.geodata.tile_index import read_tile_index
 
 INCHES, DPI, COLUMNS = 4.2, 150, 3
+SHOWN_HEADS = 2
 STRETCH = (2, 98)
 """Percentiles of each band that become black and white."""
 
 
 def draw(trial: Trial, rasters: dict[str, Path], output: Path) -> None:
-    """The scene, its reference, and maps of it; the tiles that maps are scored on are outlined."""
-    panels = {"Reference": trial.truth, **rasters}
-    rows = -(-(len(panels) + 1) // COLUMNS)
+    """The scene, its reference, heads and evidence, and maps; the tiles that maps are scored on are outlined."""
     with rasterio.open(trial.truth) as src:
         part = Window(0, 0, src.width, NORTH_ROWS)
+    inside = heads_and_evidence(trial, part)
+    maps = {"Reference": trial.truth, **rasters}
+    rows = -(-(1 + len(inside) + len(maps)) // COLUMNS)
     figure = Figure((COLUMNS * INCHES, rows * (INCHES * part.height / part.width + 0.3) + 0.4), layout="constrained")
     scene, *axes = figure.subplots(rows, COLUMNS).flat
     scene.imshow(_true_colour(trial, part), interpolation="nearest")
@@ -34,10 +36,13 @@ def draw(trial: Trial, rasters: dict[str, Path], output: Path) -> None:
     for window in read_tile_index(trial.tiles).in_split("test").windows():
         corner = (window.col_off, window.row_off)
         scene.add_patch(Rectangle(corner, window.width, window.height, fill=False, edgecolor="white", linewidth=0.4))
+    for axis, (name, values) in zip(axes, inside, strict=False):
+        axis.imshow(values, "viridis", vmin=0, vmax=np.percentile(values, STRETCH[1]), interpolation="nearest")
+        axis.set_title(name, fontsize=9)
     codes = trial.scheme.codes
     colours = ListedColormap([c.color for c in trial.scheme.classes])
     limits = BoundaryNorm([*(code - 0.5 for code in codes), codes[-1] + 0.5], len(codes))
-    for axis, (name, path) in zip(axes, panels.items(), strict=False):
+    for axis, (name, path) in zip(axes[len(inside) :], maps.items(), strict=False):
         with rasterio.open(path) as src:
             values = src.read(1, window=part)
         axis.imshow(np.ma.masked_where(~np.isin(values, codes), values), colours, limits, interpolation="nearest")
@@ -48,6 +53,29 @@ def draw(trial: Trial, rasters: dict[str, Path], output: Path) -> None:
     figure.legend(handles=legend, loc="outside lower center", ncols=len(legend), fontsize=8, frameon=False)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=DPI)
+
+
+def heads_and_evidence(trial: Trial, part: Window) -> list[tuple[str, np.ndarray]]:
+    """Where the heads look that follow a class most closely, no two the same, then the evidence of these classes.
+
+    Returns:
+        Title and values `[H, W]` of each.
+    """
+    model, area = trial.classifier(), {"scene": trial.scene, "extent": trial.extent}
+    looks, evidence = trial.folder / "heads.tif", trial.folder / "evidence.tif"
+    heads = job("inspect", model=model, output=looks, **area).heads
+    job("predict", model=model, output=trial.folder / "unused.tif", probabilities=evidence, **area)
+    pairs = [(r, k, name) for k, head in enumerate(heads) for name, r in head.correlation.items()]
+    shown: dict[str, tuple[int, str]] = {}
+    for r, k, name in sorted(pairs, reverse=True):
+        if name not in shown and k not in {band for band, _ in shown.values()} and len(shown) < SHOWN_HEADS:
+            head = f"block {heads[k].block}, head {heads[k].head}"
+            shown[name] = k, f"Attention of {head} ({name.lower()} {r:+.2f})"
+    with rasterio.open(looks) as src:
+        out = [(title, src.read(k + 1, window=part)) for k, title in shown.values()]
+    with rasterio.open(evidence) as src:
+        out += [(f"Evidence of {n.lower()}", src.read(src.descriptions.index(n) + 1, window=part)) for n in shown]
+    return out
 
 
 def _true_colour(trial: Trial, part: Window) -> np.ndarray:

@@ -137,6 +137,16 @@ def pseudomask():
                 tr("0: only the transformer; 1: only the per-pixel spectral network."),
                 0.5,
             ),
+            choice(
+                "VIEWS",
+                tr("Views of a tile"),
+                tr(
+                    "Only for class_tokens and fine_cam. one: each tile is looked at once. published: also at 1.2 "
+                    "times its size, and each with its mirror image, averaged; four times as slow."
+                ),
+                ["one", "published"],
+                "one",
+            ),
             share(
                 "IGNORE_MARGIN",
                 tr("Ignore margin"),
@@ -170,7 +180,7 @@ def edges():
                 tr("Edges"),
                 tr(
                     "How borders follow the image. adaptive: neighbours of like spectra agree. "
-                    "superpixels: majority in patches of like spectra. none: as they are."
+                    "superpixels: patches of like spectra take their mean. none: as they are."
                 ),
                 ["adaptive", "superpixels", "none"],
                 "adaptive",

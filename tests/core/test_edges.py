@@ -65,6 +65,29 @@ def test_flips_and_turns_of_the_input_flip_and_turn_the_output(seed: int) -> Non
         torch.testing.assert_close(adaptive_refinement(turn(p), turn(z), 0.8), turn(out))
 
 
+@settings(max_examples=40)
+@given(SIDES, SIDES, SEEDS)
+def test_without_a_like_neighbour_nothing_changes(height: int, width: int, seed: int) -> None:
+    p = evidence(height, width, seed=seed)
+    assert torch.equal(adaptive_refinement(p, bands(height, width, seed), 1e-4), p)
+
+
+@settings(max_examples=40)
+@given(SEEDS)
+def test_where_all_spectra_are_the_same_it_smooths(seed: int) -> None:
+    p, flat = evidence(12, 12, seed=seed), torch.zeros(1, 2, 12, 12)
+    once, twice = (adaptive_refinement(p, flat, 0.8, iterations=n) for n in (1, 2))
+    spread = [float(q.var(dim=(2, 3)).sum()) for q in (p, once, twice)]
+    assert spread[0] > 5 * spread[1] > 5 * spread[2]
+
+
+@settings(max_examples=40)
+@given(SEEDS, st.floats(0.1, 10))
+def test_the_unit_of_the_bands_does_not_matter_if_sharpness_has_it_too(seed: int, factor: float) -> None:
+    p, z = evidence(7, 9, seed=seed), bands(7, 9, seed)
+    torch.testing.assert_close(adaptive_refinement(p, z * factor, 0.8 * factor), adaptive_refinement(p, z, 0.8))
+
+
 def test_noise_falls_inside_regions() -> None:
     z, right = two_regions()
     truth = torch.stack([~right, right])[None].float()

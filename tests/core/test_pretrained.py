@@ -112,6 +112,25 @@ def test_checkpoints_of_self_supervised_methods(tmp_path: Path, container: str |
     torch.testing.assert_close(encoder.weights["cls_token"], network.cls_token)
 
 
+def test_a_vit_small_of_all_sentinel_2_bands_sees_ten_of_them_in_small_patches(tmp_path: Path) -> None:
+    """The shape of the encoders of SSL4EO-S12 (ViT-S/16, 13 bands, 224 pixels) on tiles of 64 pixels, patches of 4."""
+    network = published(13, img_size=224, patch_size=16, embed_dim=384, depth=12, num_heads=6)
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"state_dict": {"module.base_encoder." + k: v for k, v in network.state_dict().items()}}, path)
+    encoder = read(PretrainedSettings(encoder_weights=path))
+    names = ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"]
+    ours = SparseViT(encoder.config(10, 8, 64, 4)).eval()
+    start_from(ours, encoder, names)
+    assert unseen_bands(encoder, names) == [] and ours.heads == [6] * 12
+    resampled = resample_patch_embed(network.patch_embed.proj.weight.detach(), [4, 4])
+    kept = [encoder.bands.index(name) for name in names]
+    torch.testing.assert_close(ours.patch_embed.weight, resampled[:, kept], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours.blocks[11].attn.qkv.weight, network.blocks[11].attn.qkv.weight)
+    with torch.no_grad():
+        tokens, _ = ours.tokens(torch.randn(1, 10, 64, 64))
+    assert tokens.shape == (1, 1 + 16 * 16, 384) and tokens.isfinite().all()
+
+
 def test_missing_and_strange_keys_are_listed(tmp_path: Path) -> None:
     weights = dict(published().state_dict())
     del weights["blocks.1.mlp.fc2.bias"]

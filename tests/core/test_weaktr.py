@@ -27,25 +27,25 @@ from sparsevit.models.attention_fusion import (
 from sparsevit.models.gates import GateMode
 from sparsevit.models.model_file import parameter_count
 from sparsevit.models.vit import Block, HeadStates, ViTConfig
-from sparsevit.models.weaktr import FusionMode, WeakTr, WeakTrOutput, deit_small_config, weaktr_config
+from sparsevit.models.weaktr import FusionMode, WeakTr, WeakTrOutput, weaktr_config
 from sparsevit.training.head_budget import HeadBudget
 from sparsevit.training.losses import balance, fraction_loss
 from sparsevit.training.weaktr import HEAD_ENTROPY, class_token_losses, faithful_loss, head_spread, repaired_loss
 from sparsevit.weak.class_maps import (
-    BACKGROUND,
+    ONE_VIEW,
+    PUBLISHED_VIEWS,
     MapMethod,
+    Views,
     class_maps,
-    label_objects,
     map_evidence,
     normalise_maps,
     presence,
-    scene_range,
-    tile_range,
     token_maps,
 )
 from sparsevit.weak.pseudomask import IGNORE, label
 
 HEADS, CLASSES, PATCH = (3, 2), 4, 4
+DEIT_SMALL = ViTConfig(3, 20, 224, 16, 384, (6,) * 12, 64, 1536, token_maps=False)  # as published
 VIT = ViTConfig(3, CLASSES, 12, PATCH, 12, HEADS, 5, 16)  # 3 · 5 ≠ 12: nothing may rely on heads · head width = width
 MODES: tuple[FusionMode, ...] = ("faithful", "repaired")
 MASKS = st.lists(st.booleans(), min_size=sum(HEADS), max_size=sum(HEADS))
@@ -94,14 +94,14 @@ def repaired(out: WeakTrOutput, tags: Tensor) -> Tensor:
 @pytest.mark.parametrize(("classes", "published"), [(20, 21_751_221), (90, 22_046_971)])
 def test_reference_has_the_published_number_of_parameters(classes: int, published: int) -> None:
     with torch.device("meta"):
-        weaktr = WeakTr(deit_small_config(channels=3, classes=classes))
+        weaktr = WeakTr(weaktr_config(replace(DEIT_SMALL, classes=classes), "faithful"))
     unused_norm, gates = 2 * 384, 72  # the published network holds a last norm that it never applies, and has no gates
     assert parameter_count(weaktr) == published - unused_norm + gates
 
 
 def test_reference_fusion_has_the_published_number_of_parameters() -> None:
     with torch.device("meta"):
-        fusion = WeakTr(deit_small_config(channels=3, classes=20)).fusion
+        fusion = WeakTr(weaktr_config(DEIT_SMALL, "faithful")).fusion
     assert parameter_count(fusion.feature) == 529
     assert parameter_count(fusion) == 1_296 + 529
 
@@ -553,17 +553,21 @@ class PatchMeans(nn.Module):
 
     def forward(self, x: Tensor) -> WeakTrOutput:
         nothing: Any = None
-        return WeakTrOutput(nothing, nothing, nothing, nothing, nothing, F.avg_pool2d(x, PATCH), nothing)
+        return WeakTrOutput(x.mean((2, 3)), nothing, nothing, nothing, nothing, F.avg_pool2d(x, PATCH), nothing)
 
 
 means: Any = PatchMeans()
+
+
+def maps_of(weaktr: Any, x: Tensor, method: MapMethod = "fine_cam", views: Views = ONE_VIEW) -> Tensor:
+    return class_maps(weaktr, x, method, views)[0]
 
 
 @both_modes
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("height", "width"), [(12, 12), (13, 18)])
 def test_maps_have_the_pixels_of_the_tile(mode: FusionMode, method: MapMethod, height: int, width: int) -> None:
-    maps = class_maps(network(mode), tiles(2, height, width), method)
+    maps = maps_of(network(mode), tiles(2, height, width), method)
     assert maps.shape == (2, CLASSES, height, width) and (maps >= 0).all()
 
 
@@ -573,28 +577,33 @@ def test_maps_have_the_pixels_of_the_tile(mode: FusionMode, method: MapMethod, h
 def test_maps_averaged_with_the_mirror_image_mirror_with_the_tile(
     mode: FusionMode, method: MapMethod, width: int
 ) -> None:
-    weaktr, x = network(mode), tiles(2, 12, width)
-    torch.testing.assert_close(
-        class_maps(weaktr, x.flip(3), method, flip=True), class_maps(weaktr, x, method, flip=True).flip(3)
-    )
-    assert not torch.allclose(class_maps(weaktr, x.flip(3), method), class_maps(weaktr, x, method).flip(3))
+    weaktr, x, both = network(mode), tiles(2, 12, width), Views((1.0,), mirrored=True)
+    (mirrored, same), (maps, tags) = class_maps(weaktr, x.flip(3), method, both), class_maps(weaktr, x, method, both)
+    torch.testing.assert_close(mirrored, maps.flip(3))
+    torch.testing.assert_close(same, tags)
+    assert not torch.allclose(maps_of(weaktr, x.flip(3), method), maps_of(weaktr, x, method).flip(3))
 
 
 @both_modes
 @pytest.mark.parametrize("method", METHODS)
-def test_maps_of_several_views_are_their_mean(mode: FusionMode, method: MapMethod) -> None:
-    weaktr, x, scales = network(mode), tiles(2, 12, 14), (1.0, 1.5, 0.6)
-    views = [class_maps(weaktr, x, method, (s,)) for s in scales]
-    views += [class_maps(weaktr, x.flip(3), method, (s,)).flip(3) for s in scales]
-    torch.testing.assert_close(class_maps(weaktr, x, method, scales, flip=True), torch.stack(views).mean(0))
+def test_what_several_views_show_is_their_mean(mode: FusionMode, method: MapMethod) -> None:
+    weaktr, x = network(mode), tiles(2, 12, 14)
+    maps, tags = class_maps(weaktr, x, method, PUBLISHED_VIEWS)
+    views = [class_maps(weaktr, x, method, Views((s,))) for s in (1.0, 1.2)]
+    mirrored = [class_maps(weaktr, x.flip(3), method, Views((s,))) for s in (1.0, 1.2)]
+    torch.testing.assert_close(maps, torch.stack([v[0] for v in views] + [v[0].flip(3) for v in mirrored]).mean(0))
+    torch.testing.assert_close(tags, torch.stack([v[1] for v in views + mirrored]).mean(0))
 
 
 def test_one_scale_is_no_scale_and_their_order_is_irrelevant() -> None:
     weaktr, x = network(), tiles()
-    single = F.interpolate(token_maps(weaktr(x), "fine_cam"), size=(12, 12), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(class_maps(weaktr, x, scales=(1.0,)), single)
-    torch.testing.assert_close(class_maps(weaktr, x, scales=(1.0, 1.5)), class_maps(weaktr, x, scales=(1.5, 1.0)))
-    torch.testing.assert_close(class_maps(weaktr, x, scales=(1.0, 1.0)), single)
+    output = weaktr(x)
+    single = F.interpolate(token_maps(output, "fine_cam"), size=(12, 12), mode="bilinear", align_corners=False)
+    maps, tags = class_maps(weaktr, x, "fine_cam")
+    torch.testing.assert_close(maps, single)
+    torch.testing.assert_close(tags, output.tags)
+    torch.testing.assert_close(maps_of(weaktr, x, views=Views((1.0, 1.5))), maps_of(weaktr, x, views=Views((1.5, 1.0))))
+    torch.testing.assert_close(maps_of(weaktr, x, views=Views((1.0, 1.0))), single)
 
 
 @given(st.data())
@@ -604,7 +613,7 @@ def test_a_bright_pixel_stays_within_half_a_patch(data: st.DataObject) -> None:
     row, column = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     x = torch.zeros(1, 3, height, width)
     x[:, :, row, column] = 1
-    peak = class_maps(means, x)[0, 0]
+    peak = maps_of(means, x)[0, 0]
     rows, columns = torch.nonzero(peak >= peak.max() * 0.999).float().T
     assert (rows - row).abs().min() <= PATCH / 2 and (columns - column).abs().min() <= PATCH / 2
 
@@ -612,12 +621,12 @@ def test_a_bright_pixel_stays_within_half_a_patch(data: st.DataObject) -> None:
 def test_maps_at_another_scale_lie_where_the_tile_has_them() -> None:
     x = torch.zeros(1, 3, 16, 16)
     x[:, :, 4:8, 8:12] = 1
-    maps = class_maps(means, x, scales=(1.5,))[0, 0]
+    maps = maps_of(means, x, views=Views((1.5,)))[0, 0]
     row, column = divmod(int(maps.argmax()), 16)
     assert 4 <= row < 8 and 8 <= column < 12
 
 
-# --- labels ---------------------------------------------------------------------------------------------------------
+# --- evidence -------------------------------------------------------------------------------------------------------
 
 
 def random_maps(seed: int = 0) -> Tensor:
@@ -627,31 +636,24 @@ def random_maps(seed: int = 0) -> Tensor:
 PRESENT = torch.tensor([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]]).bool()
 
 
-def test_maps_are_stretched_to_zero_and_one() -> None:
-    maps = 5 * random_maps() - 2
-    stretched = normalise_maps(maps, tile_range(maps))
-    torch.testing.assert_close(stretched.amin((2, 3)), torch.zeros(3, CLASSES))
-    torch.testing.assert_close(stretched.amax((2, 3)), torch.ones(3, CLASSES))
+def test_a_map_counts_by_what_is_usual_for_its_class() -> None:
+    maps = random_maps()
+    normalised = normalise_maps(maps, torch.tensor([0.5, 1.0, 2.0, 0.0]))
+    torch.testing.assert_close(normalised[:, 0], (2 * maps[:, 0]).clamp_max(1))
+    assert torch.equal(normalised[:, 1], maps[:, 1]) and torch.equal(normalised[:, 2], maps[:, 2] / 2)
+    assert normalised.isfinite().all() and normalised.max() == 1
 
 
-def test_a_map_without_contrast_is_empty_and_not_nan() -> None:
-    flat = torch.full((1, CLASSES, 4, 4), 0.3)
-    assert (normalise_maps(flat, tile_range(flat)) == 0).all()
+def test_an_empty_map_of_a_class_without_a_peak_is_empty_and_not_nan() -> None:
+    assert (normalise_maps(torch.zeros(1, CLASSES, 4, 4), torch.zeros(CLASSES)) == 0).all()
 
 
 def test_a_class_of_the_scene_is_not_hallucinated_in_a_tile_without_it() -> None:
     maps = random_maps()
     maps[1, 0] *= 0.01  # in the second tile only a trace of the first class
-    by_tile = normalise_maps(maps, tile_range(maps))
-    by_scene = normalise_maps(maps, scene_range([tile_range(maps[:1]), tile_range(maps[1:])]))
-    assert by_tile[1, 0].max() == pytest.approx(1)
-    assert by_scene[1, 0].max() < 0.02 and by_scene[:, 0].max() == pytest.approx(1)
-
-
-def test_the_range_of_a_scene_is_that_of_all_its_tiles() -> None:
-    maps = random_maps() + torch.tensor([0.0, 0.1, -0.1])[:, None, None, None]
-    low, high = scene_range(tile_range(tile[None]) for tile in maps)
-    assert torch.equal(low, maps.amin((0, 2, 3))) and torch.equal(high, maps.amax((0, 2, 3)))
+    normalised = normalise_maps(maps, maps.amax((0, 2, 3)))
+    assert normalised[1, 0].max() < 0.02 and normalised[:, 0].max() == pytest.approx(1)
+    assert map_evidence(normalised, torch.ones(3, CLASSES))[1, 0].max() < 0.1
 
 
 def test_a_known_tag_decides_and_an_unknown_one_leaves_it_to_the_prediction() -> None:
@@ -666,35 +668,16 @@ def test_evidence_is_shared_out_among_the_classes_that_occur() -> None:
 
 
 @settings(max_examples=20)
-@given(st.integers(0, 99), st.floats(0, 1.2))
-def test_labels_are_classes_that_occur_or_background(seed: int, threshold: float) -> None:
-    maps = random_maps(seed)
-    for i, mask in enumerate(label_objects(maps, PRESENT, threshold)):
-        assert set(mask.unique().tolist()) <= {BACKGROUND, *torch.nonzero(PRESENT[i]).flatten().tolist()}
-    evidence = map_evidence(maps, PRESENT.float()).numpy()
+@given(st.integers(0, 99), st.floats(0, 0.99))
+def test_labels_are_classes_that_occur_or_ignored(seed: int, margin: float) -> None:
+    evidence = map_evidence(random_maps(seed), PRESENT.float()).numpy()
     for i in range(3):
-        labels, _ = label(evidence[i], PRESENT[i].numpy()[:, None, None].repeat(6, 1).repeat(6, 2), 0.2)
+        labels, _ = label(evidence[i], PRESENT[i].numpy()[:, None, None].repeat(6, 1).repeat(6, 2), margin)
         assert set(np.unique(labels)) <= {IGNORE, *torch.nonzero(PRESENT[i]).flatten().tolist()}
 
 
-def test_background_is_nothing_at_threshold_zero_and_everything_beyond_one() -> None:
-    maps = random_maps()
-    maps[:, :, 0, 0] = 0
-    assert (label_objects(maps, PRESENT, 0.0)[:2] != BACKGROUND).all()
-    assert (label_objects(maps, PRESENT, 1.01) == BACKGROUND).all()
-
-
-@settings(max_examples=20)
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=2), st.integers(0, 20))
-def test_a_higher_threshold_never_labels_more(thresholds: list[float], seed: int) -> None:
-    low, high = (label_objects(random_maps(seed), PRESENT, t) != BACKGROUND for t in sorted(thresholds))
-    assert (low | ~high).all()
-
-
-def test_a_tile_without_tags_is_all_background_or_ignored() -> None:
-    maps, nothing = random_maps()[:1], torch.zeros(1, CLASSES)
-    assert (label_objects(maps, nothing.bool(), 0.0) == BACKGROUND).all()
-    evidence = map_evidence(maps, nothing)
+def test_a_tile_without_tags_is_all_ignored() -> None:
+    evidence = map_evidence(random_maps()[:1], torch.zeros(1, CLASSES))
     labels, margin = label(evidence[0].numpy(), np.zeros((CLASSES, 6, 6), bool), 0.1)
     assert (labels == IGNORE).all() and np.isfinite(margin).all()
 
@@ -761,6 +744,6 @@ def test_tags_alone_teach_where_classes_are() -> None:
         # Without a side below zero the absent class alone would cost more.
         assert F.binary_cross_entropy_with_logits(out.fine_tags, tags.float()) < 0.5 * math.log(2)
         for method in METHODS:
-            maps = class_maps(weaktr, x, method)
-            evidence = map_evidence(normalise_maps(maps, tile_range(maps)), tags.float())
+            maps = maps_of(weaktr, x, method)
+            evidence = map_evidence(normalise_maps(maps, maps.amax((0, 2, 3))), tags.float())
             assert (evidence.argmax(1) == classes).float().mean() > 0.75

@@ -103,6 +103,20 @@ def test_maps_and_spectra_are_joined_as_their_weighted_geometric_mean() -> None:
 
 
 @pytest.mark.parametrize("method", MAP_METHODS)
+def test_evidence_of_the_published_views_mirrors_with_the_tile(method: Any) -> None:
+    model, x = with_class_tokens(), tagged_tiles(3)[0].store.batch(torch.arange(3))
+    assert isinstance(model.vit, WeakTr)
+    model.vit.peaks.fill_(100.0)
+    settings = PseudomaskSettings(method=method, spectral_weight=0.0, views="published")
+    everything = torch.ones(3, 3, dtype=torch.bool)
+    with torch.inference_mode():
+        shown, mirrored = (class_token_evidence(model, t, settings, everything) for t in (x, x.flip(3)))
+        once = class_token_evidence(model, x, replace(settings, views="one"), everything)
+    torch.testing.assert_close(mirrored, shown.flip(3))
+    assert not torch.allclose(once, shown)
+
+
+@pytest.mark.parametrize("method", MAP_METHODS)
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_every_tile_of_a_batch_has_the_evidence_of_its_own_place(method: Any, weight: float) -> None:
     model, x = with_class_tokens(), tagged_tiles(3)[0].store.batch(torch.arange(3))

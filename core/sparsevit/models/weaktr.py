@@ -260,8 +260,3 @@ def weaktr_config(vit: ViTConfig, mode: FusionMode = "repaired", reduction: int 
         affinity="attention" if mode == "faithful" else "similarity",
         detached=mode == "faithful",
     )
-
-
-def deit_small_config(channels: int, classes: int, mode: FusionMode = "faithful") -> WeakTrConfig:
-    """The published network: DeiT-S, 12 blocks of 6 heads, 16-pixel patches of 224-pixel tiles."""
-    return weaktr_config(ViTConfig(channels, classes, 224, 16, 384, (6,) * 12, 64, 1536, token_maps=False), mode)

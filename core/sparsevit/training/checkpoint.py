@@ -69,7 +69,7 @@ def load_checkpoint(path: Path, network: nn.Module, optimiser: Optimizer, run: s
         raise InputError(
             f"The checkpoint {path} does not fit this training.",
             "resume",
-            "Use the same settings, or start without it.",
+            "Use the same tiles, bands and settings, or start without it.",
         ) from err
     entries: dict[int, dict[str, Any]] = {}
     values: dict[str, Any] = {**card["plain"], **_below(tensors, "optimiser.")}

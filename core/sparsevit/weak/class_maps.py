@@ -1,8 +1,8 @@
-"""Class maps of the transformer with class tokens: from views of a tile to evidence, or to labels with background."""
+"""Class maps of the transformer with class tokens: from views of a tile to evidence."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,73 +11,72 @@ from torch import Tensor
 
 from sparsevit.models.weaktr import MapMethod, WeakTr, token_maps
 
-BACKGROUND = -1
 TINY = 1e-6
 
 
-def class_maps(
-    network: WeakTr, z: Tensor, method: MapMethod = "fine_cam", scales: Sequence[float] = (1.0,), flip: bool = False
-) -> Tensor:
-    """Class maps at pixels `[B, K, H, W]`, ≥ 0: the mean over all views of the tiles.
+class Views(NamedTuple):
+    """How often a tile is looked at.
 
-    The published settings are scales 1 and 1.2, each with its mirror image. Tiles that are not a whole number of
-    patches are padded below and to the right by the mean of the bands (0), so that maps stay in place.
+    Attributes:
+        scales: Sizes, relative to its own.
+        mirrored: Whether each is followed by its mirror image.
+    """
+
+    scales: Sequence[float] = (1.0,)
+    mirrored: bool = False
+
+
+ONE_VIEW, PUBLISHED_VIEWS = Views(), Views((1.0, 1.2), mirrored=True)
+
+
+def class_maps(network: WeakTr, z: Tensor, method: MapMethod, views: Views = ONE_VIEW) -> tuple[Tensor, Tensor]:
+    """Class maps at pixels `[B, K, H, W]`, ≥ 0, and tag logits `[B, K]`: the means over all views of the tiles.
+
+    Views that are not a whole number of patches are padded below and to the right by the mean of the bands (0), so that
+    maps stay in place.
 
     Args:
         network: The network.
         z: Normalised tiles `[B, C, H, W]` of any size.
         method: Which maps, see `token_maps`.
-        scales: Sizes at which tiles are looked at, relative to their own.
-        flip: Whether to look at the mirror image of each, too.
+        views: How the tiles are looked at.
     """
-    total = z.new_zeros(())
-    for scale in scales:
-        total = total + _maps_at_scale(network, z, method, scale)
-        if flip:
-            total = total + _maps_at_scale(network, z.flip(3), method, scale).flip(3)
-    return total / (len(scales) * (2 if flip else 1))
+    seen = []
+    for scale in views.scales:
+        seen.append(_at_scale(network, z, method, scale))
+        if views.mirrored:
+            maps, tags = _at_scale(network, z.flip(3), method, scale)
+            seen.append((maps.flip(3), tags))
+    maps, tags = (torch.stack(parts).mean(0) for parts in zip(*seen, strict=True))
+    return maps, tags
 
 
-def _maps_at_scale(network: WeakTr, z: Tensor, method: MapMethod, scale: float) -> Tensor:
+def _at_scale(network: WeakTr, z: Tensor, method: MapMethod, scale: float) -> tuple[Tensor, Tensor]:
     patch = network.config.vit.patch
     height, width = z.shape[2:]
     size = (max(round(height * scale), 1), max(round(width * scale), 1))
     view = z if size == (height, width) else F.interpolate(z, size=size, mode="bilinear", align_corners=False)
     view = F.pad(view, (0, -size[1] % patch, 0, -size[0] % patch))
-    maps = token_maps(network(view), method).float()
-    maps = F.interpolate(maps, size=tuple(view.shape[2:]), mode="bilinear", align_corners=False)
-    maps = maps[..., : size[0], : size[1]]
-    if size == (height, width):
-        return maps
-    return F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
+    output = network(view)
+    maps = F.interpolate(
+        token_maps(output, method).float(), size=tuple(view.shape[2:]), mode="bilinear", align_corners=False
+    )[..., : size[0], : size[1]]
+    if size != (height, width):
+        maps = F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
+    return maps, output.tags.float()
 
 
-class MapRange(NamedTuple):
-    """Lowest and highest value of each class map, of each tile `[B, K]` or of a whole scene `[K]`."""
+def normalise_maps(maps: Tensor, peaks: Tensor) -> Tensor:
+    """Maps `[B, K, H, W]` by what is usual where a class occurs, at most 1; a map without a peak is 0.
 
-    low: Tensor
-    high: Tensor
+    The published range is that of each tile, in which the faintest trace of a class fills 0–1 as well as the class
+    itself does, and neighbouring tiles do not fit together; by peaks that all tiles share neither happens.
 
-
-def tile_range(maps: Tensor) -> MapRange:
-    """The range of each map `[B, K, H, W]`."""
-    return MapRange(maps.amin((2, 3)), maps.amax((2, 3)))
-
-
-def scene_range(ranges: Iterable[MapRange]) -> MapRange:
-    """The range over all tiles of a scene, from those of batches of tiles."""
-    lows, highs = zip(*ranges, strict=True)
-    return MapRange(torch.cat(lows).amin(0), torch.cat(highs).amax(0))
-
-
-def normalise_maps(maps: Tensor, span: MapRange) -> Tensor:
-    """Maps `[B, K, H, W]` stretched to 0–1 by their range; a map without contrast becomes 0.
-
-    By the range of the tile (the published way) the faintest trace of a class fills 0–1 as well as the class itself
-    does, and neighbouring tiles do not fit together; by the range of the scene neither happens.
+    Args:
+        maps: Class maps, ≥ 0.
+        peaks: The usual maximum of each map `[K]`, see `WeakTr.peaks`.
     """
-    low, high = span.low[..., None, None], span.high[..., None, None]
-    return ((maps - low) / (high - low).clamp_min(TINY)).clamp(0, 1)
+    return (maps / peaks[:, None, None].clamp_min(TINY)).clamp(0, 1)
 
 
 def presence(logits: Tensor, tags: Tensor) -> Tensor:
@@ -102,19 +101,3 @@ def map_evidence(maps: Tensor, present: Tensor) -> Tensor:
     """
     weighted = maps * present[:, :, None, None]
     return weighted / weighted.sum(1, keepdim=True).clamp_min(TINY)
-
-
-def label_objects(maps: Tensor, present: Tensor, threshold: float) -> Tensor:
-    """Labels `[B, H, W]` where classes are objects before a background: the published rule.
-
-    Args:
-        maps: Normalised maps `[B, K, H, W]`, 0–1.
-        present: Which classes occur `[B, K]`, boolean.
-        threshold: Value of the background everywhere; published: 0.43 (VOC), 0.42 (COCO).
-
-    Returns:
-        Class index, -1 for background.
-    """
-    masked = torch.where(present[:, :, None, None], maps, -1.0)
-    best = masked.max(dim=1)
-    return torch.where((best.values >= threshold) & (best.values >= 0), best.indices, BACKGROUND)

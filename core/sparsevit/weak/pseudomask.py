@@ -18,10 +18,10 @@ from sparsevit.errors import InputError
 from sparsevit.models.hardware import HardwareSettings, autocast, resolve_device
 from sparsevit.models.landcover import LandCoverModel, vit_pixel_logits
 from sparsevit.models.vit import SparseViT
-from sparsevit.models.weaktr import MAP_METHODS, WeakTr, token_maps
+from sparsevit.models.weaktr import MAP_METHODS, WeakTr
 from sparsevit.settings import STRICT
 from sparsevit.weak.attention import head_maps, open_heads
-from sparsevit.weak.class_maps import MapRange, map_evidence, normalise_maps, presence
+from sparsevit.weak.class_maps import ONE_VIEW, PUBLISHED_VIEWS, class_maps, map_evidence, normalise_maps, presence
 from sparsevit.weak.clusters import binarise, cluster_heads, fill_nearest, paint
 from sparsevit.weak.naming import name_by_assignment, name_by_rank
 
@@ -54,6 +54,11 @@ class PseudomaskSettings:
     )
     spectral_weight: float = Field(
         default=0.5, ge=0, le=1, description="Weight of the spectral network against the transformer (0–1)."
+    )
+    views: Literal["one", "published"] = Field(
+        default="one",
+        description="class_tokens, fine_cam: how often a tile is looked at. one: once; published: also at 1.2 times "
+        "its size, and each with its mirror image, averaged; four times as slow.",
     )
     ignore_margin: float = Field(
         default=0.4,
@@ -132,17 +137,16 @@ def class_token_evidence(
     Args:
         model: A classifier with class tokens.
         tiles: Raw tiles `[B, C, side, side]`.
-        settings: Which maps, and the weight of the spectral network.
+        settings: Which maps of how many views, and the weight of the spectral network.
         possible: Which classes the tags allow `[B, K]`; all true where nothing is known.
     """
     network, method = model.vit, settings.method
     assert isinstance(network, WeakTr) and (method == "class_tokens" or method == "fine_cam")
     z = model.normalise(tiles)
-    output = network(z)
-    maps = F.interpolate(token_maps(output, method).float(), size=z.shape[-2:], mode="bilinear", align_corners=False)
+    maps, logits = class_maps(network, z, method, PUBLISHED_VIEWS if settings.views == "published" else ONE_VIEW)
     peaks = network.peaks[MAP_METHODS.index(method)].float()
     tags = torch.where(possible, torch.where(possible.all(1, keepdim=True), -1, 1), 0)
-    evidence = map_evidence(normalise_maps(maps, MapRange(torch.zeros_like(peaks), peaks)), presence(output.tags, tags))
+    evidence = map_evidence(normalise_maps(maps, peaks), presence(logits, tags))
     if settings.spectral_weight == 0 or model.spectral is None:
         return evidence
     log_spectra = F.log_softmax(model.spectral(z).float(), dim=1)
