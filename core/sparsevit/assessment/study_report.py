@@ -76,7 +76,8 @@ def study_figure(rows: list[Spread], whole: Spread) -> str:
         axes.axhspan(mean - sd, mean + sd, color="#dfe4e8", linewidth=0)
         axes.axhline(mean, color=INK, linewidth=1, label=f"all {whole.heads} heads")
         for k, (method, color) in enumerate(COLORS.items()):
-            line = sorted((row for row in rows if row.method == method), key=lambda row: row.heads)
+            measured = (r for r in rows if r.method == method and getattr(r, f"{name}_mean") is not None)
+            line = sorted(measured, key=lambda row: row.heads)
             heads = np.array([row.heads for row in line]) * (1 + 0.02 * (k - 1))  # side by side, so that bars show
             values = [getattr(row, f"{name}_mean") for row in line]
             spread = [getattr(row, f"{name}_sd") for row in line]
