@@ -28,10 +28,10 @@ the test tiles there, too.
 
 {roles}
 
-![Scene, reference, attention heads, evidence and maps of one set of blocks](maps.png)
+![Scene, reference and maps of one set of blocks](maps.png)
 
-*Heads, evidence and maps of the set of blocks of seed 2, as `--seeds 2 --picture docs/maps.png` draws them. Maps are
-scored on the tiles that are outlined, from which nothing was learned.*
+*Maps of the set of blocks of seed 2, as `--seeds 2 --picture docs/maps.png` draws them. They are scored on the tiles
+that are outlined, from which nothing was learned.*
 
 Seconds are those of {threads}, of machines that did other work beside and were not equally fast; they include the
 training of the classifier where a row needs it. The published recipe names clusters of attention by the rank of their
