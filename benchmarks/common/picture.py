@@ -1,4 +1,4 @@
-"""Attention heads, evidence and maps side by side, as a picture for the documentation."""
+"""An attention head, evidence and maps side by side, as a picture for the documentation."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from sparsevit.geodata.scene import open_scene
 from sparsevit.geodata.tile_index import read_tile_index
 
 INCHES, DPI, COLUMNS = 4.2, 150, 3
-SHOWN_HEADS = 2
 STRETCH = (2, 98)
 """Percentiles of each band that become black and white."""
 
 
 def draw(trial: Trial, rasters: dict[str, Path], output: Path) -> None:
-    """The scene, its reference, heads and evidence, and maps; the tiles that maps are scored on are outlined."""
+    """The scene, a head, evidence, the reference, and maps; the tiles that maps are scored on are outlined."""
     with rasterio.open(trial.truth) as src:
         part = Window(0, 0, src.width, NORTH_ROWS)
-    inside = heads_and_evidence(trial, part)
+    inside = head_and_evidence(trial, part)
     maps = {"Reference": trial.truth, **rasters}
     rows = -(-(1 + len(inside) + len(maps)) // COLUMNS)
     figure = Figure((COLUMNS * INCHES, rows * (INCHES * part.height / part.width + 0.3) + 0.4), layout="constrained")
@@ -55,27 +54,26 @@ def draw(trial: Trial, rasters: dict[str, Path], output: Path) -> None:
     figure.savefig(output, dpi=DPI)
 
 
-def heads_and_evidence(trial: Trial, part: Window) -> list[tuple[str, np.ndarray]]:
-    """Where the heads look that follow a class most closely, no two the same, then the evidence of these classes.
+def head_and_evidence(trial: Trial, part: Window) -> list[tuple[str, np.ndarray]]:
+    """Where the head looks that follows a class most closely, and the evidence of that class.
 
     Returns:
-        Title and values `[H, W]` of each.
+        Title and values `[H, W]` of both.
     """
     model, area = trial.classifier(), {"scene": trial.scene, "extent": trial.extent}
     looks, evidence = trial.folder / "heads.tif", trial.folder / "evidence.tif"
     heads = job("inspect", model=model, output=looks, **area).heads
     job("predict", model=model, output=trial.folder / "unused.tif", probabilities=evidence, **area)
-    pairs = [(r, k, name) for k, head in enumerate(heads) for name, r in head.correlation.items()]
-    shown: dict[str, tuple[int, str]] = {}
-    for r, k, name in sorted(pairs, reverse=True):
-        if name not in shown and k not in {band for band, _ in shown.values()} and len(shown) < SHOWN_HEADS:
-            head = f"block {heads[k].block}, head {heads[k].head}"
-            shown[name] = k, f"Attention of {head} ({name.lower()} {r:+.2f})"
+    r, k, name = max((r, k, name) for k, head in enumerate(heads) for name, r in head.correlation.items())
+    place = f"block {heads[k].block}, head {heads[k].head}"
     with rasterio.open(looks) as src:
-        out = [(title, src.read(k + 1, window=part)) for k, title in shown.values()]
+        attention = src.read(k + 1, window=part)
     with rasterio.open(evidence) as src:
-        out += [(f"Evidence of {n.lower()}", src.read(src.descriptions.index(n) + 1, window=part)) for n in shown]
-    return out
+        probability = src.read(src.descriptions.index(name) + 1, window=part)
+    return [
+        (f"Attention of {place} ({name.lower()} {r:+.2f})", attention),
+        (f"Evidence of {name.lower()}", probability),
+    ]
 
 
 def _true_colour(trial: Trial, part: Window) -> np.ndarray:
