@@ -213,7 +213,7 @@ def oracle_naming(trial: Trial) -> Path:
 def by_crf(trial: Trial) -> Path:
     """The pseudomask with a dense CRF over all bands in place of the product's edges."""
     classifier, output = trial.classifier(), trial.folder / "crf.tif"
-    evidence = trial.folder / "evidence.tif"
+    evidence = trial.folder / "class_evidence.tif"
     area = {"scene": trial.scene, "extent": trial.extent}
     job("predict", model=classifier, output=output, probabilities=evidence, edges="none", **area)
     model, card = load_model(classifier)

@@ -61,7 +61,7 @@ def head_and_evidence(trial: Trial, part: Window) -> list[tuple[str, np.ndarray]
         Title and values `[H, W]` of both.
     """
     model, area = trial.classifier(), {"scene": trial.scene, "extent": trial.extent}
-    looks, evidence = trial.folder / "heads.tif", trial.folder / "evidence.tif"
+    looks, evidence = trial.folder / "looks.tif", trial.folder / "class_evidence.tif"
     heads = job("inspect", model=model, output=looks, **area).heads
     job("predict", model=model, output=trial.folder / "unused.tif", probabilities=evidence, **area)
     r, k, name = max((r, k, name) for k, head in enumerate(heads) for name, r in head.correlation.items())
