@@ -12,7 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparsevit.models.edges import shifted
+
 REACH = 2.0
+"""How far the kernel goes (spreads)."""
 
 
 @dataclass(frozen=True)
@@ -54,24 +57,15 @@ def _kernel(bands: Tensor, crf: Crf) -> Kernel:
     out = []
     for down, right in shifts:
         near = math.exp(-(down**2 + right**2) / (2 * crf.spread**2))
-        difference = _here(scaled, down, right) - _there(scaled, down, right)
-        out.append(((down, right), difference.square_().sum(0).neg_().exp_().mul_(near)))
+        here, there = shifted(*scaled.shape[-2:], down, right)
+        out.append(((down, right), (scaled[here] - scaled[there]).square_().sum(0).neg_().exp_().mul_(near)))
     return out
 
 
 def _messages(kernel: Kernel, values: Tensor) -> Tensor:
     total = torch.zeros_like(values)
     for (down, right), weight in kernel:
-        _here(total, down, right).addcmul_(_there(values, down, right), weight)
-        _there(total, down, right).addcmul_(_here(values, down, right), weight)
+        here, there = shifted(*values.shape[-2:], down, right)
+        total[here].addcmul_(values[there], weight)
+        total[there].addcmul_(values[here], weight)
     return total
-
-
-def _here(values: Tensor, down: int, right: int) -> Tensor:
-    height, width = values.shape[-2:]
-    return values[..., : height - down, max(-right, 0) : width - max(right, 0)]
-
-
-def _there(values: Tensor, down: int, right: int) -> Tensor:
-    height, width = values.shape[-2:]
-    return values[..., down:height, max(right, 0) : width - max(-right, 0)]

@@ -39,7 +39,7 @@ SHIFTS = ((0, 1), (1, -1), (1, 0), (1, 1))
 """Directions (rows, columns) of four of the eight neighbours; the others are these seen from the other side."""
 
 
-def _pair(height: int, width: int, down: int, right: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def shifted(height: int, width: int, down: int, right: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Index of the pixels that have a neighbour at a shift (`down` ≥ 0) inside the raster, and of those neighbours."""
     rows, cols = max(height - down, 0), max(width - abs(right), 0)
     left, far = max(-right, 0), max(right, 0)
@@ -66,7 +66,7 @@ def adaptive_refinement(probabilities: Tensor, bands: Tensor, sharpness: float, 
     for dilation in DILATIONS * iterations:
         total, norm = probabilities.clone(), torch.ones_like(bands[:, :1])
         for dy, dx in SHIFTS:
-            here, there = _pair(height, width, dilation * dy, dilation * dx)
+            here, there = shifted(height, width, dilation * dy, dilation * dx)
             weight = (scaled[here] - scaled[there]).square_().sum(dim=1, keepdim=True).neg_().exp_()
             total[here].addcmul_(probabilities[there], weight)
             total[there].addcmul_(probabilities[here], weight)
