@@ -53,6 +53,11 @@ Row = tuple[str, str, Callable[[], Path], str]
 CRF = Crf(spread=1.5, sharpness=1.0, compatibility=40.0)
 """The best of 36 on the blocks of split seeds 3 and 8: spread 1.5 to 5, sharpness 0.25 to 1, compatibility 3 to 40."""
 
+RECIPE = {"method": "clusters", "naming": "rank", "edges": "none", "ignore_margin": 0.0, "pseudomask_overlap": 0.0}
+"""Pseudomasks of the published recipe."""
+PLAIN = {"fraction_weight": 0.0, "label_smoothing": 0.0, "mask_weight": 1.0}
+"""Cross-entropy on masks, and nothing that knows of tags."""
+
 CLIPPING: dict[str, dict[str, Any]] = {
     "clipping": {},
     "clipping as published": {"start": PUBLISHED.start, "published": True},
@@ -64,7 +69,6 @@ CLIPPING: dict[str, dict[str, Any]] = {
 def rows(trial: Trial) -> list[Row]:
     """The rows of the table."""
     epochs = epochs_of(RefinementSettings(), RefinementSettings().rounds)  # as many as all rounds of the product
-    supervised = {"fraction_weight": 0.0, "label_smoothing": 0.0, "mask_weight": 1.0}
     segmenter = {"decoder": "segmenter", "classifier": GATED}
     return [
         ("majority class", "control", lambda: majority(trial), ""),
@@ -86,11 +90,16 @@ def rows(trial: Trial) -> list[Row]:
         (
             "U-Net, true masks",
             "supervised",
-            lambda: trial.decoder("unet_masks", true_masks(trial), epochs, **supervised),
+            lambda: trial.decoder("unet_masks", masks_of(trial, trial.truth), epochs, **PLAIN),
             "",
         ),
         # What the refinement could reach at best: its losses, with pseudomasks that are never wrong.
-        ("refined from true masks", "oracle", lambda: trial.decoder("unet_ideal", true_masks(trial), epochs), ""),
+        (
+            "refined from true masks",
+            "oracle",
+            lambda: trial.decoder("unet_ideal", masks_of(trial, trial.truth), epochs),
+            "",
+        ),
         *(
             (f"refined map, {name}", "ablation", partial(clipped, trial, name, changes), GATED)
             for name, changes in CLIPPING.items()
@@ -99,7 +108,7 @@ def rows(trial: Trial) -> list[Row]:
         (
             "Segmenter, true masks",
             "supervised",
-            lambda: trial.decoder("segmenter_masks", true_masks(trial), epochs, **supervised, **segmenter),
+            lambda: trial.decoder("segmenter_masks", masks_of(trial, trial.truth), epochs, **PLAIN, **segmenter),
             GATED,
         ),
         *weaktr_rows(trial),
@@ -108,21 +117,21 @@ def rows(trial: Trial) -> list[Row]:
 
 def cluster_rows(trial: Trial) -> list[Row]:
     """Clusters of attention: the published recipe, of fewer and of all heads; named better; named by an oracle."""
-    recipe = {"method": "clusters", "naming": "rank", "edges": "none", "ignore_margin": 0.0, "pseudomask_overlap": 0.0}
-    named = {"classifier": "all_heads", **recipe, "naming": "assignment"}
+    named = {"classifier": "all_heads", **RECIPE, "naming": "assignment"}
     return [
         (
             "pseudomask, published recipe",
             "control",
-            lambda: trial.pseudomask("recipe", "published_share", **recipe),
+            lambda: trial.pseudomask("recipe", "published_share", **RECIPE),
             "published_share",
         ),
         (
             "pseudomask, published recipe, all heads",
             "control",
-            lambda: trial.pseudomask("recipe_all", "all_heads", **recipe),
+            lambda: trial.pseudomask("recipe_all", "all_heads", **RECIPE),
             "all_heads",
         ),
+        ("U-Net, published recipe", "control", lambda: published_unet(trial), "published_share"),
         (
             "pseudomask, clusters by assignment, all heads",
             "ablation",
@@ -142,8 +151,8 @@ def weaktr_rows(trial: Trial) -> list[Row]:
                 options = {"method": method, "spectral_weight": weight, "ignore_margin": 0.0}
                 make = partial(trial.pseudomask, f"{network}_{method}_{weight}", network, **options)
                 out.append((f"{name}, {method}{joined_with}", "ablation", make, network))
-        refined = partial(trial.refined, f"{network}_refined", network, "fine_cam")
-        out.append((f"{name}, refined map", "ablation", refined, network))
+            refined = partial(trial.refined, f"{network}_{method}_refined", network, method)
+            out.append((f"{name}, {method}, refined map", "ablation", refined, network))
     for network in WEAKTR_ABLATIONS:
         make = partial(trial.pseudomask, network, network, method="fine_cam", spectral_weight=0.0, ignore_margin=0.0)
         out.append((f"WeakTr {network}, fine_cam", "ablation", make, network))
@@ -165,6 +174,16 @@ def table(trial: Trial, wanted: list[str]) -> tuple[dict[str, Scores], dict[str,
         out[name] = {"role": role, **trial.scores(raster), "seconds": round(seconds, 1)}
         logging.info("seed %d  %-46s %s", trial.seed, name, out[name])
     return out, rasters
+
+
+def published_unet(trial: Trial) -> Path:
+    """The published system: a U-Net on the recipe's pseudomasks, another one on its map; neither guarded nor joined."""
+    settings = RefinementSettings()
+    raster = trial.pseudomask("recipe_masks", "published_share", tiles=trial.tiles, **RECIPE)
+    for number in range(1, settings.rounds + 1):
+        epochs = epochs_of(settings, number) - epochs_of(settings, number - 1)
+        raster = trial.decoder(f"published_{number}", masks_of(trial, raster), epochs, **PLAIN)
+    return raster
 
 
 def majority(trial: Trial) -> Path:
@@ -234,12 +253,10 @@ def by_crf(trial: Trial) -> Path:
     return output
 
 
-def true_masks(trial: Trial) -> torch.Tensor:
-    """Reference masks of the training tiles `[N, H, W]`, -1 where unlabelled."""
+def masks_of(trial: Trial, raster: Path) -> torch.Tensor:
+    """Masks of the training tiles `[N, H, W]` in a class raster, -1 where unlabelled."""
     table = {code: k for k, code in enumerate(trial.scheme.codes)}
-    return torch.from_numpy(
-        read_tile_masks(trial.data.train_index, trial.scene, lambda _: trial.truth, table, "reference")
-    )
+    return torch.from_numpy(read_tile_masks(trial.data.train_index, trial.scene, lambda _: raster, table, "raster"))
 
 
 def main() -> None:

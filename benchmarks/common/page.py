@@ -28,15 +28,16 @@ the test tiles there, too.
 
 {roles}
 
-![Scene, reference and maps of one set of blocks](maps.png)
+![Scene, attention head, evidence, reference and maps of one set of blocks](maps.png)
 
-*Maps of the set of blocks of seed 2, as `--seeds 2 --picture docs/maps.png` draws them. They are scored on the tiles
-that are outlined, from which nothing was learned.*
+*The head that follows a class most closely, the evidence of that class, and maps of the set of blocks of seed 2, as
+`--seeds 2 --rows pseudomask "refined map" --picture docs/maps.png` draws them. Maps are scored on the tiles that are
+outlined, from which nothing was learned.*
 
 Seconds are those of {threads}, of machines that did other work beside and were not equally fast; they include the
 training of the classifier where a row needs it. The published recipe names clusters of attention by the rank of their
 strength, without edge refinement and blending; it and WeakTr keep 30 % of their heads, the others as many as the
-product finds, unless their name says how many. The refined maps of WeakTr learn its fine CAM joined with spectra. Where
+product finds, unless their name says how many. The refined maps of WeakTr learn its maps joined with spectra. Where
 the guard refuses all rounds, as it did the Segmenter's on all sets, the refined map is the pseudomask's evidence. The
 reference is the output of a published model on the same image, not ground truth.
 """
