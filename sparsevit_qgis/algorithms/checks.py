@@ -35,6 +35,12 @@ def missing(algorithm, parameters, *names):
     return ""
 
 
+def nothing_to_resume(algorithm, parameters, context):
+    """The sentence for a training that is to go on, but has no folder of checkpoints; empty if it can."""
+    resume = algorithm.parameterAsBoolean(parameters, "RESUME", context)
+    return missing(algorithm, parameters, "CHECKPOINTS") if resume else ""
+
+
 def label(algorithm, name):
     """A parameter as users know it: the words of the dialog and the name of the command line."""
     return "{} ({})".format(algorithm.parameterDefinition(name).description(), name)

@@ -223,6 +223,23 @@ def training():
     )
 
 
+def checkpoints():
+    """Where a long training is kept, so that it can go on after an interruption."""
+    return advanced(
+        [
+            switch(
+                "RESUME",
+                tr("Resume"),
+                tr("Go on from the last checkpoint; ends as if it had never been interrupted."),
+                False,
+            ),
+            fields.folder_output(
+                "CHECKPOINTS", tr("Checkpoints"), tr("Folder for checkpoints, one per epoch; the last is kept.")
+            ),
+        ]
+    )
+
+
 def seed():
     """Of everything random."""
     return number("SEED", tr("Seed"), tr("The same seed, data and machine give the same result."), 0, 0)

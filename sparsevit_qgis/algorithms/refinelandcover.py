@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..text import tr
 from . import fields, inputs, learning, settings
 from .base import EngineAlgorithm, TrainingGroup
+from .checks import nothing_to_resume
 
 
 class RefineLandCover(TrainingGroup, EngineAlgorithm):
@@ -34,6 +35,7 @@ class RefineLandCover(TrainingGroup, EngineAlgorithm):
             "own evidence. The network is always joined with that evidence, at the largest weight that the held-out "
             "tags bear; if no round counts, the model is the evidence alone. The log says so: refinement is no "
             "improvement by itself.</p>"
+            "<p>Give a folder for checkpoints to be able to resume a long training.</p>"
         )
 
     def definitions(self):
@@ -60,6 +62,7 @@ class RefineLandCover(TrainingGroup, EngineAlgorithm):
             ),
             *learning.training(),
             *settings.hardware(),
+            *learning.checkpoints(),
             fields.file_output(
                 "OUTPUT", tr("Land-cover model"), tr("Model file to write (.safetensors)."), fields.model_filter()
             ),
@@ -80,7 +83,7 @@ class RefineLandCover(TrainingGroup, EngineAlgorithm):
         given = [name for name in ("PSEUDOMASK", "PSEUDOMASK_FOLDER") if parameters.get(name)]
         if len(given) != 1:
             return tr("Give either a pseudomask raster (PSEUDOMASK) or a folder of pseudomasks (PSEUDOMASK_FOLDER).")
-        return ""
+        return nothing_to_resume(self, parameters, context)
 
     def job_request(self, values, outputs):
         request = super().job_request(values, outputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..text import tr
 from . import fields, inputs, learning, settings
 from .base import EngineAlgorithm, TrainingGroup
-from .checks import missing
+from .checks import nothing_to_resume
 
 
 class TrainClassifier(TrainingGroup, EngineAlgorithm):
@@ -54,19 +54,7 @@ class TrainClassifier(TrainingGroup, EngineAlgorithm):
             ),
             *learning.training(),
             *settings.hardware(),
-            *fields.advanced(
-                [
-                    fields.switch(
-                        "RESUME",
-                        tr("Resume"),
-                        tr("Go on from the last checkpoint; ends as if it had never been interrupted."),
-                        False,
-                    ),
-                    fields.folder_output(
-                        "CHECKPOINTS", tr("Checkpoints"), tr("Folder for checkpoints, one per epoch; the last is kept.")
-                    ),
-                ]
-            ),
+            *learning.checkpoints(),
             fields.file_output(
                 "OUTPUT", tr("Classifier"), tr("Model file to write (.safetensors)."), fields.model_filter()
             ),
@@ -86,5 +74,4 @@ class TrainClassifier(TrainingGroup, EngineAlgorithm):
         ]
 
     def inconsistency(self, parameters, context):
-        resume = self.parameterAsBoolean(parameters, "RESUME", context)
-        return missing(self, parameters, "CHECKPOINTS") if resume else ""
+        return nothing_to_resume(self, parameters, context)

@@ -1,4 +1,4 @@
-"""Training that is interrupted and resumed equals training that is not, bit for bit."""
+"""Training and refinement that are interrupted and resumed equal those that are not, bit for bit."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from sparsevit.errors import CancelledError, InputError
 from sparsevit.models.hardware import HardwareSettings
+from sparsevit.models.landcover import LandCoverModel
 from sparsevit.reporting import Reporter
 from sparsevit.training.classifier import TrainedClassifier, train_classifier
 from sparsevit.training.head_budget import BudgetSettings
 from sparsevit.training.loop import Phase, TrainingSettings, fit, make_fabric, seed_for
 from sparsevit.training.phases import ClassifierSettings
+from sparsevit.training.refinement import Refinement, RefinementSettings, refine
 
-TILES, _ = tagged_tiles(24)
+TILES, MASKS = tagged_tiles(24)
 HELD_OUT, _ = tagged_tiles(8, seed=1)
 SHORT = ClassifierSettings(epochs=3, gate_epochs=2, finetune_epochs=2, spectral_epochs=2)
 HALF = BudgetSettings(heads_kept=0.5, controls=False)
@@ -39,7 +41,8 @@ class StopAfter(Diary):
         self.epochs = epochs
 
     def cancelled(self) -> bool:
-        return sum(len(v) for k, v in self.metrics.items() if not k.endswith("validation_loss")) >= self.epochs
+        others = ("validation_loss", "tag_loss")
+        return sum(len(v) for k, v in self.metrics.items() if not k.endswith(others)) >= self.epochs
 
 
 def trained(
@@ -183,6 +186,55 @@ def test_early_stopping_resumed_equals_uninterrupted(fabric: Fabric, tmp_path: P
         with pytest.raises(CancelledError):
             trained(fabric, training, tmp_path, StopAfter(epochs - 2))
     assert_same(trained(fabric, training, tmp_path), trained(fabric, training))
+
+
+# --- rounds of refinement ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def classifier() -> LandCoverModel:
+    torch.manual_seed(0)
+    return LandCoverModel(tiny_architecture()).eval()
+
+
+def refined(
+    classifier: LandCoverModel,
+    fabric: Fabric,
+    decoder: str,
+    folder: Path | None = None,
+    reporter: Reporter | None = None,
+    masks: Tensor = MASKS,
+) -> Refinement:
+    settings = RefinementSettings(decoder=decoder, refine_epochs=3, ema_decay=0.5, stop_change=0)  # type: ignore[arg-type]
+    training, evidence = TrainingSettings(batch=8, learning_rate=3e-3), {"vit": 1.0}
+    return refine(
+        classifier, evidence, settings, TILES, masks, HELD_OUT, training, fabric, reporter or Reporter(), folder
+    )
+
+
+@pytest.mark.parametrize("decoder", ["unet", "segmenter"])
+def test_a_refinement_interrupted_in_every_epoch_equals_an_uninterrupted_one(
+    classifier: LandCoverModel, fabric: Fabric, tmp_path: Path, decoder: str
+) -> None:
+    expected = refined(classifier, fabric, decoder)
+    assert len(expected.rounds) == 2
+    for _ in range(3 + 2 - 1):  # epochs of both rounds but the last
+        with pytest.raises(CancelledError):
+            refined(classifier, fabric, decoder, tmp_path, StopAfter(1))
+    result = refined(classifier, fabric, decoder, tmp_path)
+    assert result.rounds == expected.rounds  # held-out losses included, so that a refused round counts, too
+    first, second = result.model.state_dict(), expected.model.state_dict()
+    assert list(first) == list(second) and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_checkpoints_of_other_pseudomasks_are_refused(
+    classifier: LandCoverModel, fabric: Fabric, tmp_path: Path
+) -> None:
+    with pytest.raises(CancelledError):
+        refined(classifier, fabric, "unet", tmp_path, StopAfter(1))
+    with pytest.raises(InputError, match=r"round_1\.checkpoint does not fit") as raised:
+        refined(classifier, fabric, "unet", tmp_path, masks=MASKS.where(MASKS != 1, 0))
+    assert raised.value.parameter == "resume"
 
 
 # --- damaged checkpoints ----------------------------------------------------------------------------------------------

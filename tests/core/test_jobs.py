@@ -262,9 +262,35 @@ def test_a_cancelled_training_goes_on_where_it_was_stopped(
         do("train", Diary(0.4), tiles=tiles, output=resumed, **folder, **TRAINING)
     assert not resumed.exists() and any((tmp_path / "checkpoints").iterdir())
     do("train", tiles=tiles, output=resumed, resume=True, **folder, **TRAINING)
-    first, second = (load_model(path)[0].state_dict() for path in (whole, resumed))
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert same_weights(whole, resumed)
+
+
+def test_a_cancelled_refinement_goes_on_where_it_was_stopped(
+    road: tuple[Any, dict[str, Path], Diary], tmp_path: Path
+) -> None:
+    files, whole, resumed = road[1], tmp_path / "whole.safetensors", tmp_path / "resumed.safetensors"
+    inputs = {"classifier": files["classifier_model"], "pseudomask": files["pseudomask"], "tiles": files["tiles"]}
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / "spectral.checkpoint").write_bytes(FORMER)  # of the training: not ours to remove
+    (folder / "round_7.checkpoint").write_bytes(FORMER)
+    changes = REFINING | {"refine_epochs": 4, "device": "cpu"}
+    do("refine", output=whole, **inputs, **changes)
+    with pytest.raises(CancelledError):
+        do("refine", Diary(0.5), output=resumed, checkpoints=folder, **inputs, **changes)
+    assert not resumed.exists()
+    assert {path.name for path in folder.iterdir()} == {"spectral.checkpoint", "round_1.checkpoint"}
+    do("refine", output=resumed, checkpoints=folder, resume=True, **inputs, **changes)
+    assert same_weights(whole, resumed)
+    with pytest.raises(InputError) as raised:
+        do("refine", output=resumed, resume=True, **inputs, **changes)
+    assert raised.value.parameter == "resume"
+
+
+def same_weights(*paths: Path) -> bool:
+    """Whether two model files hold the same weights, bit for bit."""
+    first, second = (load_model(path)[0].state_dict() for path in paths)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_cancelled_map_leaves_the_former_one_untouched(

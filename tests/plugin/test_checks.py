@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 from conftest import SAMPLE
@@ -170,10 +171,11 @@ def test_output_must_not_be_an_input_or_another_output(refusal, model, tmp_path)
     assert "is also Land cover (OUTPUT)" in again
 
 
-def test_resume_needs_checkpoints(refusal, index):
-    assert "Checkpoints (CHECKPOINTS) is needed" in refusal(
-        "trainclassifier", TILES=index, RESUME=True, OUTPUT=TEMPORARY
-    )
+def test_resume_needs_checkpoints(refusal, index, model):
+    training = {"TILES": index, "RESUME": True, "OUTPUT": TEMPORARY}
+    assert "Checkpoints (CHECKPOINTS) is needed" in refusal("trainclassifier", **training)
+    refinement = training | {"CLASSIFIER": model, "PSEUDOMASK_FOLDER": str(Path(index).parent)}
+    assert "Checkpoints (CHECKPOINTS) is needed" in refusal("refinelandcover", **refinement)
 
 
 def test_pseudomasks_need_a_scene_or_an_index(refusal, model):

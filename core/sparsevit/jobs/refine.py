@@ -14,20 +14,21 @@ from sparsevit.errors import InputError
 from sparsevit.geodata.legend import ClassScheme, parse_scheme
 from sparsevit.geodata.tile_index import TileIndex, read_tile_index
 from sparsevit.geodata.tile_masks import UNLABELLED, read_tile_masks
-from sparsevit.jobs.base import Job, Request, Result, absolute
+from sparsevit.jobs.base import Job, Result, absolute
 from sparsevit.jobs.group import on_devices
 from sparsevit.jobs.pseudomask import mask_name
+from sparsevit.jobs.resumable import ResumableRequest, prepare_checkpoints
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.model_file import load_model, save_model
 from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
 from sparsevit.training import group
 from sparsevit.training.loop import TrainingSettings, make_fabric
-from sparsevit.training.refinement import Refinement, RefinementSettings, refine
+from sparsevit.training.refinement import ROUND, Refinement, RefinementSettings, refine
 from sparsevit.training.tagged import load_training_data
 
 
-class RefineRequest(Request):
+class RefineRequest(ResumableRequest):
     """Train a segmentation network on the pseudomasks, in rounds, guarded by held-out tags."""
 
     tiles: Path = Field(description="Tagged tile index (.gpkg) that the classifier was trained on.")
@@ -70,6 +71,7 @@ def run(request: RefineRequest, reporter: Reporter) -> RefineResult:
     """Refine and write the land-cover model."""
     started = time.monotonic()
     check_writable(request.output, (".safetensors",))
+    prepare_checkpoints(request, f"{ROUND}*.checkpoint")
     index = read_tile_index(request.tiles)
     classifier, card = load_model(request.classifier, "classifier", "classifier")
     if not request.pseudomask.exists():
@@ -91,6 +93,7 @@ def run(request: RefineRequest, reporter: Reporter) -> RefineResult:
         request.training,
         make_fabric(request.hardware),
         reporter.part(0.05, 1),
+        request.checkpoints,
     )
     text = decision(refinement, request.refinement)
     reporter.log(text)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from sparsevit.errors import InputError
 from sparsevit.geodata.tile_index import read_tile_index
-from sparsevit.jobs.base import Job, Request, Result, absolute
+from sparsevit.jobs.base import Job, Result, absolute
 from sparsevit.jobs.group import on_devices
+from sparsevit.jobs.resumable import ResumableRequest, prepare_checkpoints
 from sparsevit.labels.cooccurrence import contrast_warnings
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.model_file import ModelCard, parameter_count, save_model
@@ -29,7 +29,7 @@ from sparsevit.training.tagged import TrainingData, load_training_data
 from sparsevit.training.tiles import band_statistics
 
 
-class TrainRequest(Request):
+class TrainRequest(ResumableRequest):
     """Train the classifier on tagged tiles: gated vision transformer and spectral network."""
 
     tiles: Path = Field(description="Tagged tile index (.gpkg).")
@@ -40,10 +40,6 @@ class TrainRequest(Request):
     pretrained: PretrainedSettings = PretrainedSettings()
     budget: BudgetSettings = BudgetSettings()
     training: TrainingSettings = TrainingSettings()
-    checkpoints: Path | None = Field(
-        default=None, description="Folder for checkpoints, one per epoch, the last is kept."
-    )
-    resume: bool = Field(default=False, description="Go on from the last checkpoint in `checkpoints`.")
     hardware: HardwareSettings = HardwareSettings()
     output: Path = Field(description="Model file to write (.safetensors).")
 
@@ -73,9 +69,7 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
     """Train a classifier and write its model file."""
     started = time.monotonic()
     check_writable(request.output, (".safetensors",))
-    if group.rank() == 0:
-        _prepare_checkpoints(request)
-    group.wait()
+    prepare_checkpoints(request, "*.checkpoint")
     index = read_tile_index(request.tiles)
     data = load_training_data(index, request.scene, request.classes, request.bands, reporter.part(0, 0.05))
     cautions = contrast_warnings(data.train.tags.numpy(), data.scheme)
@@ -138,18 +132,6 @@ def _card(
         head_gates=trained.head_gates,
         cautions=cautions,
     )
-
-
-def _prepare_checkpoints(request: TrainRequest) -> None:
-    folder = request.checkpoints
-    if folder is None:
-        if request.resume:
-            raise InputError("There is nothing to resume from.", "resume", "Give the folder 'checkpoints'.")
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    if not request.resume:
-        for old in folder.glob("*.checkpoint"):
-            old.unlink()
 
 
 def _metrics(trained: TrainedClassifier) -> dict[str, float | None]:

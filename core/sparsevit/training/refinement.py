@@ -6,6 +6,7 @@ import copy
 import math
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -23,15 +24,17 @@ from sparsevit.models.unet import RefinementUNet
 from sparsevit.models.vit import SparseViT
 from sparsevit.reporting import Reporter
 from sparsevit.settings import STRICT
-from sparsevit.training import group
 from sparsevit.training.augment import random_dihedral
+from sparsevit.training.checkpoint import fingerprint
 from sparsevit.training.clipping import clipped_mean, clipping_rule
-from sparsevit.training.loop import Phase, TrainingSettings, fit
+from sparsevit.training.loop import Phase, TrainingSettings, fit, parameter_groups
 from sparsevit.training.losses import balance, fraction_loss
 from sparsevit.training.scoring import map_tag_logits
 from sparsevit.training.tiles import TaggedTiles
 
 IGNORE = -1
+ROUND = "round_"
+"""Begin of the names of the rounds' checkpoints."""
 TINY = 1e-6
 BLENDS = (0.9, 0.8, 0.65, 0.5, 0.35)
 """Weights of the segmentation network against the evidence, in the order in which the guard prefers them.
@@ -123,6 +126,7 @@ def refine(
     training: TrainingSettings,
     fabric: Fabric,
     reporter: Reporter,
+    folder: Path | None = None,
 ) -> Refinement:
     """Train rounds of segmentation networks.
 
@@ -141,6 +145,7 @@ def refine(
         training: Optimiser, batch, seed.
         fabric: Device and precision.
         reporter: Progress and metrics.
+        folder: Folder of checkpoints; none to keep none.
     """
     judge = validation or tiles
     best = copy.deepcopy(classifier)
@@ -149,12 +154,14 @@ def refine(
     evidence = before = tile_losses(best, judge, fabric)
     rounds: list[Round] = []
     total = epochs_of(settings, settings.rounds)
+    counts = [(masks == label).sum((1, 2)).tolist() for label in range(IGNORE, classifier.architecture.classes)]
+    data = fingerprint(settings, evidence_weights, tiles.tags.tolist(), counts)
     for number in range(1, settings.rounds + 1):
         begun, done = epochs_of(settings, number - 1) / total, epochs_of(settings, number) / total
         part = reporter.part(begun, done, f"round {number}")
         candidate = copy.deepcopy(classifier)
         start = getattr(best, settings.decoder)
-        network = train_decoder(candidate, settings, tiles, masks, training, fabric, number, part, start)
+        network = train_decoder(candidate, settings, tiles, masks, training, fabric, number, part, start, folder, data)
         setattr(candidate, settings.decoder, network)
         blends = [joined(candidate, settings, evidence_weights, weight) for weight in BLENDS]
         losses = [tile_losses(blend, judge, fabric) for blend in blends]
@@ -242,16 +249,19 @@ def train_decoder(
     number: int,
     reporter: Reporter,
     start: nn.Module | None = None,
+    folder: Path | None = None,
+    data: str = "",
 ) -> nn.Module:
     """Train a segmentation network; returns its average over steps (the teacher).
 
     Without masks it learns from the tags alone: the control that shows what pseudomasks add. It goes on from the
-    weights of `start`, in half the epochs at half the learning rate, or starts from fresh ones.
+    weights of `start`, in half the epochs at half the learning rate, or starts from fresh ones. For `folder` and `data`
+    see `refine` and `Phase`.
     """
     torch.manual_seed(training.seed + number)
     network = copy.deepcopy(start) if start else fresh_decoder(model, settings)
     fabric.to_device(network)
-    teacher = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
+    taught = Taught(network, settings.ema_decay)
     weights = balance(tiles.tags).to(fabric.device)
     threshold = tiles.presence_threshold
     mask_loss = None if masks is None else MaskLoss(masks, model.architecture, settings, threshold, fabric)
@@ -268,18 +278,28 @@ def train_decoder(
         return settings.fraction_weight * fraction + settings.mask_weight * mask_loss(logits, target[0], tags)
 
     phase = Phase(
-        f"round_{number}",
-        network,
+        f"{ROUND}{number}",
+        taught,
         loss,
         len(tiles),
         epochs_of(settings, 1) if start is None else epochs_of(settings, 2) - epochs_of(settings, 1),
-        after_step=lambda _: teacher.update_parameters(network),
+        parameter_groups(network, training.weight_decay),
+        after_step=lambda _: taught.teacher.update_parameters(network),
         learning_rate=training.learning_rate / (1 if start is None else 2),
+        data=data,
     )
-    fit(phase, training, fabric, reporter)
-    averaged: nn.Module = teacher.module
-    group.average_buffers(averaged)  # each device has seen other tiles
+    fit(phase, training, fabric, reporter, folder)
+    averaged: nn.Module = taught.teacher.module
     return averaged.eval()
+
+
+class Taught(nn.Module):
+    """A network and its average over steps, its teacher, resumed as one."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.network = network
+        self.teacher = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 class MaskLoss:

@@ -1,0 +1,41 @@
+"""Jobs that can be stopped and go on later: where their checkpoints are, and whether to go on from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from sparsevit.errors import InputError
+from sparsevit.jobs.base import Request
+from sparsevit.training import group
+
+
+class ResumableRequest(Request):
+    """A request to train something, epoch by epoch."""
+
+    checkpoints: Path | None = Field(
+        default=None, description="Folder for checkpoints, one per epoch, the last is kept."
+    )
+    resume: bool = Field(default=False, description="Go on from the last checkpoint in `checkpoints`.")
+
+
+def prepare_checkpoints(request: ResumableRequest, files: str) -> None:
+    """Make the folder of checkpoints, and remove those of an earlier run unless it is to be resumed.
+
+    Args:
+        request: Where they are, and whether to resume.
+        files: Pattern of the job's own checkpoints; jobs may share a folder.
+
+    Raises:
+        InputError: There is no folder to resume from.
+    """
+    folder = request.checkpoints
+    if request.resume and folder is None:
+        raise InputError("There is nothing to resume from.", "resume", "Give the folder 'checkpoints'.")
+    if folder and group.rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not request.resume:
+            for old in folder.glob(files):
+                old.unlink()
+    group.wait()
