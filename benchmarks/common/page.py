@@ -31,7 +31,7 @@ the test tiles there, too.
 ![Scene, attention head, evidence, reference and maps of one set of blocks](maps.png)
 
 *The head that follows a class most closely, the evidence of that class, and maps of the set of blocks of seed 2, as
-`--seeds 2 --rows pseudomask "refined map" --picture docs/maps.png` draws them. Maps are scored on the tiles that are
+`--seeds 2 --picture docs/maps.png` draws them, with only the rows that are shown. Maps are scored on the tiles that are
 outlined, from which nothing was learned.*
 
 Seconds are those of {threads}, of machines that did other work beside and were not equally fast; they include the
