@@ -32,7 +32,7 @@ from common.development import ROOT, job, load, log_to_terminal, options_of, sav
 from common.page import publish
 from common.picture import draw
 from common.results import Scores, results_of, summary
-from common.trial import GATED, WEAKTR_ABLATIONS, Trial, road_options
+from common.trial import GATED, WARMED_UP, WEAKTR_ABLATIONS, Trial, road_options
 from sparsevit.geodata.legend import NODATA
 from sparsevit.geodata.scene import open_scene
 from sparsevit.geodata.tile_index import read_tile_index
@@ -112,6 +112,7 @@ def rows(trial: Trial) -> list[Row]:
             GATED,
         ),
         *weaktr_rows(trial),
+        *warmed_up_rows(trial),
     ]
 
 
@@ -156,6 +157,18 @@ def weaktr_rows(trial: Trial) -> list[Row]:
     for network in WEAKTR_ABLATIONS:
         make = partial(trial.pseudomask, network, network, method="fine_cam", spectral_weight=0.0, ignore_margin=0.0)
         out.append((f"WeakTr {network}, fine_cam", "ablation", make, network))
+    return out
+
+
+def warmed_up_rows(trial: Trial) -> list[Row]:
+    """The road of the product with a transformer that has seen the whole scene before any tag."""
+    out: list[Row] = []
+    for name, make in (
+        ("transformer alone", partial(trial.network, "warm_transformer", {"vit": 1.0})),
+        ("pseudomask", partial(trial.pseudomask, "warm_evidence", ignore_margin=0.0)),
+        ("refined map", partial(trial.refined, "warm_refined")),
+    ):
+        out.append((f"{name}, warmed up", "ablation", partial(make, classifier=WARMED_UP), WARMED_UP))
     return out
 
 

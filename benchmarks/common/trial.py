@@ -6,7 +6,7 @@ import argparse
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from common.development import SCHEME, job, north_of, reference_of, scene_of, tagged_tiles
+from common.warm_up import warmed_up
 from sparsevit.assessment.accuracy import accuracy, count_pairs
 from sparsevit.geodata.categorical import categories_on, translate
 from sparsevit.geodata.legend import load_scheme
@@ -42,7 +43,7 @@ chosen on (`CHOSEN_ON`): 57 %.
 SEEN_SHARE = 0.002
 """Classes with a smaller share of the scored pixels do not count: their IoU is noise."""
 FORGET, CORRECT = "forget", "correct"
-GATED = "gated"
+GATED, WARMED_UP = "gated", "warmed_up"
 CLASSIFIERS: dict[str, dict[str, Any]] = {
     GATED: {},
     # The published recipe keeps 30 %, and reads the last block, of which fewer heads may leave nothing.
@@ -52,6 +53,7 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     "weaktr": {"network": "weaktr", "heads_kept": 0.3},
     "weaktr_faithful": {"network": "weaktr_faithful", "heads_kept": 0.3},
     "threshold": {"learn_threshold": True},
+    WARMED_UP: {},
     # Knows the statistics of the bands and nothing else: for networks that need no classifier.
     "bare": {"spectral_epochs": 1, "epochs": 1, "heads_kept": 1.0},
 }
@@ -135,7 +137,7 @@ class Trial:
             scaled = {phase: self.scaled(getattr(ClassifierSettings(), phase)) for phase in scalable}
             options = scaled | CLASSIFIERS["weaktr" if name in WEAKTR_ABLATIONS else name]
             begun = time.monotonic()
-            with _undone(WEAKTR_ABLATIONS.get(name, {})):
+            with _undone(WEAKTR_ABLATIONS.get(name, {})), warmed_up(self.scene) if name == WARMED_UP else nullcontext():
                 job("train", tiles=self.tiles, output=path, seed=self.seed, controls=False, **options)
             self.seconds[name] = time.monotonic() - begun
         return path
@@ -180,9 +182,9 @@ class Trial:
         job("predict", model=model, scene=self.scene, extent=self.extent, output=output)
         return output
 
-    def network(self, name: str, weights: dict[str, float]) -> Path:
-        """Map with some of the classifier's networks."""
-        model, card = load_model(self.classifier())
+    def network(self, name: str, weights: dict[str, float], classifier: str = GATED) -> Path:
+        """Map with some of a classifier's networks."""
+        model, card = load_model(self.classifier(classifier))
         view = LandCoverModel(replace(model.architecture, weights=weights))
         view.load_state_dict(model.state_dict())
         return self.mapped(name, view, card)
