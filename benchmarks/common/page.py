@@ -37,9 +37,9 @@ outlined, from which nothing was learned.*
 Seconds are those of {threads}, of machines that did other work beside and were not equally fast; they include the
 training of the classifier where a row needs it. The published recipe names clusters of attention by the rank of their
 strength, without edge refinement and blending; it and WeakTr keep 30 % of their heads, the others as many as the
-product finds, unless their name says how many. The refined maps of WeakTr learn its maps joined with spectra. Where
-the guard refuses all rounds, as it did the Segmenter's on all sets, the refined map is the pseudomask's evidence. The
-reference is the output of a published model on the same image, not ground truth.
+product finds, unless their name says how many. The refined maps of WeakTr learn its class maps joined with spectra.
+Where the guard refuses all rounds, as it did the Segmenter's on all sets, the refined map is the pseudomask's evidence.
+The reference is the output of a published model on the same image, not ground truth.
 """
 ROLES = {
     "control": "what the product has to beat",

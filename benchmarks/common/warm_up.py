@@ -29,7 +29,7 @@ from sparsevit.training.loop import Phase, TrainingSettings, fit
 HIDDEN = 0.6
 """Share of the patches that are hidden."""
 WINDOWS, EPOCHS = 1600, 10
-"""Windows of an epoch, and epochs: 1000 steps of 16, eleven to twenty minutes on one CPU thread."""
+"""Windows of an epoch, and epochs: 1000 steps of 16, about 18 minutes on one slow CPU thread."""
 
 
 @contextmanager

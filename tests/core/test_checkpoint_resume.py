@@ -227,13 +227,16 @@ def test_a_refinement_interrupted_in_every_epoch_equals_an_uninterrupted_one(
     assert list(first) == list(second) and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_checkpoints_of_other_pseudomasks_are_refused(
-    classifier: LandCoverModel, fabric: Fabric, tmp_path: Path
+@pytest.mark.parametrize("other", ["pseudomasks", "classifier"])
+def test_checkpoints_of_another_refinement_are_refused(
+    classifier: LandCoverModel, fabric: Fabric, tmp_path: Path, other: str
 ) -> None:
     with pytest.raises(CancelledError):
         refined(classifier, fabric, "unet", tmp_path, StopAfter(1))
+    masks = MASKS.where(MASKS != 1, 0) if other == "pseudomasks" else MASKS
+    model = LandCoverModel(tiny_architecture()).eval() if other == "classifier" else classifier
     with pytest.raises(InputError, match=r"round_1\.checkpoint does not fit") as raised:
-        refined(classifier, fabric, "unet", tmp_path, masks=MASKS.where(MASKS != 1, 0))
+        refined(model, fabric, "unet", tmp_path, masks=masks)
     assert raised.value.parameter == "resume"
 
 

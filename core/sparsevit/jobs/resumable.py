@@ -25,7 +25,7 @@ def prepare_checkpoints(request: ResumableRequest, files: str) -> None:
 
     Args:
         request: Where they are, and whether to resume.
-        files: Pattern of the job's own checkpoints; jobs may share a folder.
+        files: Pattern of the checkpoints that a new run makes worthless; jobs may share a folder.
 
     Raises:
         InputError: There is no folder to resume from.

@@ -69,7 +69,7 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
     """Train a classifier and write its model file."""
     started = time.monotonic()
     check_writable(request.output, (".safetensors",))
-    prepare_checkpoints(request, "*.checkpoint")
+    prepare_checkpoints(request, "*.checkpoint")  # those of a refinement, too: it was of another classifier
     index = read_tile_index(request.tiles)
     data = load_training_data(index, request.scene, request.classes, request.bands, reporter.part(0, 0.05))
     cautions = contrast_warnings(data.train.tags.numpy(), data.scheme)

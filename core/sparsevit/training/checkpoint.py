@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsevit.errors import InputError
+from sparsevit.models.landcover import LandCoverModel
 from sparsevit.outputs import whole_file
 
 
@@ -88,3 +89,13 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def fingerprint(*parts: object) -> str:
     """A short digest of anything printable, to recognise the same data or settings."""
     return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+def fingerprint_of(model: LandCoverModel, tags: Tensor, *more: object) -> str:
+    """A fingerprint of a model before it learns, of the tags that it learns `[N, K]`, and of anything printable.
+
+    The statistics tell one band from another, the weights one pretrained encoder, or one classifier, from another; in
+    four digits, since those of two machines may differ in the last.
+    """
+    numbers = [*model.mean, *model.std, *(p.detach().double().sum() for p in model.parameters())]
+    return fingerprint(tags.tolist(), [f"{float(number):.4g}" for number in numbers], *more)

@@ -23,7 +23,7 @@ from sparsevit.models.weaktr import WeakTrOutput
 from sparsevit.reporting import Reporter
 from sparsevit.settings import STRICT
 from sparsevit.training.augment import random_dihedral
-from sparsevit.training.checkpoint import fingerprint
+from sparsevit.training.checkpoint import fingerprint_of
 from sparsevit.training.head_budget import HeadBudget
 from sparsevit.training.loop import Phase, TrainingSettings, fit, parameter_groups, seed_for
 from sparsevit.training.losses import SLOPE, balance, fraction_loss, learning_slope, tag_loss
@@ -96,13 +96,7 @@ class ClassifierTraining:
         self.model, self.tiles, self.training, self.fabric, self.folder = model, tiles, training, fabric, folder
         self.slope = slope
         self.weights = balance(tiles.tags).to(fabric.device)
-        # The statistics tell one band from another, the weights one pretrained encoder from another.
-        numbers = [
-            *model.mean.flatten(),
-            *model.std.flatten(),
-            *(p.detach().double().sum() for p in model.parameters()),
-        ]
-        self.data = fingerprint(tiles.tags.tolist(), [f"{float(number):.4g}" for number in numbers])
+        self.data = fingerprint_of(model, tiles.tags)
 
     def _fit(self, phase: Phase, reporter: Reporter) -> None:
         fit(replace(phase, data=self.data), self.training, self.fabric, reporter, self.folder)

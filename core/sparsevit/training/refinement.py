@@ -25,7 +25,7 @@ from sparsevit.models.vit import SparseViT
 from sparsevit.reporting import Reporter
 from sparsevit.settings import STRICT
 from sparsevit.training.augment import random_dihedral
-from sparsevit.training.checkpoint import fingerprint
+from sparsevit.training.checkpoint import fingerprint_of
 from sparsevit.training.clipping import clipped_mean, clipping_rule
 from sparsevit.training.loop import Phase, TrainingSettings, fit, parameter_groups
 from sparsevit.training.losses import balance, fraction_loss
@@ -155,7 +155,7 @@ def refine(
     rounds: list[Round] = []
     total = epochs_of(settings, settings.rounds)
     counts = [(masks == label).sum((1, 2)).tolist() for label in range(IGNORE, classifier.architecture.classes)]
-    data = fingerprint(settings, evidence_weights, tiles.tags.tolist(), counts)
+    data = fingerprint_of(classifier, tiles.tags, tiles.presence_threshold, counts, evidence_weights, settings)
     for number in range(1, settings.rounds + 1):
         begun, done = epochs_of(settings, number - 1) / total, epochs_of(settings, number) / total
         part = reporter.part(begun, done, f"round {number}")
