@@ -63,6 +63,9 @@ class SparseVitProvider(QgsProcessingProvider):
 
     # The engine writes these formats only; QGIS then refuses other file names before a run.
 
+    def supportsNonFileBasedOutput(self):
+        return False
+
     def defaultRasterFileExtension(self):
         return "tif"
 

@@ -34,15 +34,15 @@ def summary(seeds: list[dict[str, Scores]]) -> list[dict[str, Any]]:
         columns = {m: [float(seed[name][m]) for seed in seeds] for m in ("miou", "oa", "aa", "seconds")}
         entry: dict[str, Any] = {"name": name, "role": seeds[0][name]["role"]}
         entry["miou"] = [round(value, 4) for value in columns["miou"]]
-        entry["miou_mean"], entry["miou_sd"] = mean_and_spread(columns["miou"])
-        entry |= {f"{m}_mean": mean_and_spread(columns[m])[0] for m in ("oa", "aa")}
-        out.append(entry | {"seconds": mean_and_spread(columns["seconds"])[0]})
+        entry["miou_mean"], entry["miou_sd"] = (round(value, 6) for value in mean_and_spread(columns["miou"]))
+        entry |= {f"{m}_mean": round(mean_and_spread(columns[m])[0], 4) for m in ("oa", "aa")}
+        out.append(entry | {"seconds": round(mean_and_spread(columns["seconds"])[0], 1)})
     return out
 
 
 def mean_and_spread(values: list[float]) -> tuple[float, float]:
     """Mean and standard deviation over seeds; the latter is 0 for one seed."""
-    return round(float(np.mean(values)), 4), round(float(np.std(values, ddof=1)) if len(values) > 1 else 0.0, 4)
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def merged(parts: list[dict[str, Any]], file: Path) -> dict[str, Any]:

@@ -35,7 +35,8 @@ def execute(job: Job, params: dict[str, Any]) -> None:
         typer.Exit: With code 1 when the job failed; the reason is on stderr.
     """
     stop = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    for request_to_stop in (signal.SIGINT, signal.SIGTERM):  # a terminal's, and a cluster's
+        signal.signal(request_to_stop, lambda *_: stop.set())
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -78,7 +79,9 @@ def command(job: Job) -> Callable[..., None]:
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    option = typer.Option(f"--{name.replace('_', '-')}", help=field.description, show_default=True)
+    option_name = name.replace("_", "-")
+    switch = f"--{option_name}/--no-{option_name}" if field.annotation is bool else f"--{option_name}"
+    option = typer.Option(switch, help=field.description, show_default=True)
     default = inspect.Parameter.empty if field.is_required() else field.get_default(call_default_factory=True)
     kind = _option_type(field.annotation)
     if isinstance(default, list):

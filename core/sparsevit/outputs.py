@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,26 @@ def check_writable(path: Path, suffixes: tuple[str, ...], parameter: str = "outp
         raise InputError(f"The folder {folder} does not exist.", parameter, "Create it or choose another one.")
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)) or path.is_dir():
         raise InputError(f"{path} cannot be written.", parameter, "Choose another folder or file name.")
+
+
+def check_distinct(outputs: Mapping[str, Path | None], inputs: Iterable[Path] = ()) -> None:
+    """Refuse outputs of which one would replace another, or a file that is read.
+
+    Args:
+        outputs: By parameter; None where an output is left out.
+        inputs: Files that are read.
+
+    Raises:
+        InputError: Two of them are the same file.
+    """
+    taken = {path.expanduser().resolve(): "" for path in inputs}
+    for name, path in outputs.items():
+        if path is None:
+            continue
+        other = taken.setdefault(path.expanduser().resolve(), name)
+        if other != name:
+            whose = f"'{name}' and '{other}' are the same file {path}" if other else f"{path} is an input, too"
+            raise InputError(f"{whose}.", name, "Give each output a name of its own.")
 
 
 @contextmanager

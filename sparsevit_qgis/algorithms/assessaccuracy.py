@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..text import tr
 from . import fields, inputs
 from .base import EngineAlgorithm, MapGroup
-from .checks import label
+from .checks import no_class_field
 
 
 class AssessAccuracy(MapGroup, EngineAlgorithm):
@@ -53,7 +53,7 @@ class AssessAccuracy(MapGroup, EngineAlgorithm):
             inputs.scheme(optional=True),
             *fields.advanced(
                 [
-                    inputs.mapping(),
+                    inputs.reference_mapping(),
                     fields.tile_index(
                         "TILES",
                         tr("Tile index"),
@@ -64,8 +64,8 @@ class AssessAccuracy(MapGroup, EngineAlgorithm):
                         "SPLIT",
                         tr("Split"),
                         tr("Which tiles of the tile index count."),
-                        ["test", "validation", "train"],
-                        "test",
+                        ["validation", "test", "train"],
+                        "validation",
                     ),
                     fields.text("TITLE", tr("Title"), tr("Title of the report."), "Land-cover accuracy"),
                 ]
@@ -89,11 +89,4 @@ class AssessAccuracy(MapGroup, EngineAlgorithm):
         ]
 
     def inconsistency(self, parameters, context):
-        reference = self.parameterAsLayer(parameters, "REFERENCE", context)
-        if hasattr(reference, "fields"):
-            name = self.parameterAsString(parameters, "FIELD", context)
-            if reference.fields().lookupField(name) < 0:
-                return tr("{}: choose the class field of '{}'; it has: {}.").format(
-                    label(self, "FIELD"), reference.name(), ", ".join(reference.fields().names())
-                )
-        return ""
+        return no_class_field(self, parameters, context, "FIELD")

@@ -10,7 +10,8 @@ from qgis.PyQt.QtGui import QIcon
 from ..engine import interpreter, worker
 from ..text import resource, tr
 from . import checks, layers
-from .request import destinations_of, request_of, vector_path
+from .leftovers import remove_partials
+from .request import destinations_of, request_of, vector_layer, vector_path
 from .wording import in_words_of_qgis
 
 
@@ -85,6 +86,7 @@ class EngineAlgorithm(QgsProcessingAlgorithm):
         try:
             result = worker.run_job(interpreter.find(), self.JOB, request, feedback)
         except QgsProcessingException as err:
+            remove_partials([*outputs.values(), self._inputs.get("tiles", "")])
             names = {definition.name() for definition in self.parameterDefinitions()}
             raise QgsProcessingException(in_words_of_qgis(str(err), names)) from err
         self.tell(result, feedback)
@@ -123,6 +125,16 @@ class TrainingGroup:
 
 class IntoTiles:
     """The algorithms that write into the tile index itself unless another output is given."""
+
+    def checkParameterValues(self, parameters, context):
+        fine, message = super().checkParameterValues(parameters, context)
+        layer = vector_layer(self, "TILES", parameters, context) if fine and not parameters.get("OUTPUT") else None
+        # While it is edited QGIS keeps pages of the old file, which would come back over the new one.
+        if layer is not None and layer.isEditable():
+            return False, tr("{}: layer '{}' is being edited; save it and end editing first.").format(
+                checks.label(self, "TILES"), layer.name()
+            )
+        return fine, message
 
     def processAlgorithm(self, parameters, context, feedback):
         results = super().processAlgorithm(parameters, context, feedback)

@@ -35,6 +35,18 @@ def missing(algorithm, parameters, *names):
     return ""
 
 
+def no_class_field(algorithm, parameters, context, name):
+    """The sentence for a vector reference whose class field, the parameter `name`, it does not have."""
+    reference = algorithm.parameterAsLayer(parameters, "REFERENCE", context)
+    if not isinstance(reference, QgsVectorLayer):
+        return ""
+    if reference.fields().lookupField(algorithm.parameterAsString(parameters, name, context)) >= 0:
+        return ""
+    return tr("{}: choose the class field of '{}'; it has: {}.").format(
+        label(algorithm, name), reference.name(), ", ".join(reference.fields().names())
+    )
+
+
 def nothing_to_resume(algorithm, parameters, context):
     """The sentence for a training that is to go on, but has no folder of checkpoints; empty if it can."""
     resume = algorithm.parameterAsBoolean(parameters, "RESUME", context)

@@ -78,22 +78,34 @@ def band_choice():
     )
 
 
-def mapping():
-    """From the values of the source to the scheme."""
-    return fields.file(
-        "MAPPING",
-        tr("Class mapping"),
-        tr(
-            "JSON or two-column CSV file: from each value of the tags or the reference to a code or name of the "
-            "scheme. An empty value drops a class. Leave empty if the values are codes or names of the scheme."
-        ),
-        tr("Class mappings (*.json *.csv)"),
-        optional=True,
+def tag_mapping():
+    """From the values of the tags to the scheme."""
+    return _mapping("MAPPING", tr("Class mapping"), tr("the tags"))
+
+
+def reference_mapping(name="MAPPING", label=None):
+    """From the values of the reference to the scheme."""
+    return _mapping(name, label or tr("Class mapping"), tr("the reference"))
+
+
+def _mapping(name, label, source):
+    text = tr(
+        "JSON or two-column CSV file: from each value of {} to a code or name of the scheme. An empty value drops a "
+        "class. Leave empty if the values are codes or names of the scheme."
     )
+    kinds = tr("Class mappings (*.json *.csv)")
+    return fields.file(name, label, text.format(source), kinds, optional=True)
 
 
-def tag_source():
-    """Where the tags come from."""
+def tag_source(tiles_too=False):
+    """Where the tags come from; `tiles_too`: the tile index itself may hold them, and name rasters of patches."""
+    layer_help, raster_help = (
+        tr("Vector layer with the tags (text, fields, vector)."),
+        tr("Categorical raster with the tags (raster)."),
+    )
+    if tiles_too:
+        layer_help += " " + tr("For tags typed into the tile layer choose the tile layer.")
+        raster_help += " " + tr("Leave empty for patches with reference rasters of their own.")
     return [
         fields.choice(
             "SOURCE",
@@ -107,21 +119,21 @@ def tag_source():
             ["text", "fields", "vector", "raster"],
             "text",
         ),
-        fields.features("LAYER", tr("Tag layer"), tr("Vector layer with the tags (text, fields, vector).")),
+        fields.features("LAYER", tr("Tag layer"), layer_help),
         fields.field(
             "FIELD",
             tr("Tag field"),
             tr("Field with the class names or codes, separated by commas (text), or with the class (vector)."),
             "LAYER",
         ),
-        fields.raster("RASTER", tr("Tag raster"), tr("Categorical raster with the tags (raster)."), optional=True),
+        fields.raster("RASTER", tr("Tag raster"), raster_help, optional=True),
     ]
 
 
 def tiles():
     """The tagged tile index."""
     return fields.tile_index(
-        "TILES", tr("Tile index"), tr("GeoPackage written by “Create tiles”, tagged by “Tag tiles” or in its table.")
+        "TILES", tr("Tile index"), tr("GeoPackage written by “Create tiles” and tagged by “Tag tiles”.")
     )
 
 

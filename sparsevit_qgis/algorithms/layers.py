@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 
 from qgis.core import (
-    Qgis,
     QgsColorRampShader,
     QgsFillSymbol,
     QgsMapLayerType,
@@ -30,16 +29,17 @@ class _Arranger(QgsProcessingLayerPostProcessorInterface):
     Args:
         group: Name of the group in the layer tree; none if empty.
         rank: Place in the group, 0 is the top.
+        is_share: Whether a raster holds values from 0 to 1.
     """
 
-    def __init__(self, group, rank):
+    def __init__(self, group, rank, is_share):
         super().__init__()
-        self._group, self._rank = group, rank
+        self._group, self._rank, self._is_share = group, rank, is_share
 
     def postProcessLayer(self, layer, context, feedback):
         if layer.type() == QgsMapLayerType.VectorLayer:
             _style(layer)
-        elif layer.bandCount() == 1 and layer.dataProvider().dataType(1) == Qgis.DataType.Float32:
+        elif self._is_share:
             _colour_shares(layer)
         if self._group and context.project() is not None:
             self._move(layer, context.project().layerTreeRoot())
@@ -74,13 +74,13 @@ def arrange(algorithm, outputs, context):
     # Outlines of tiles lie above the rasters; these keep the order of the dialog.
     loaded.sort(key=lambda item: algorithm.parameterDefinition(item[0]).type() != "vectorDestination")
     group = algorithm.displayName() if len(loaded) > 1 else ""
-    for rank, (_name, path) in enumerate(loaded):
+    for rank, (name, path) in enumerate(loaded):
         details = context.layerToLoadOnCompletionDetails(path)
         if hasattr(details, "groupName"):  # newer than 3.22: QGIS groups and sorts by itself
             details.groupName, details.layerSortKey = group, -rank
-            arranger = _Arranger("", rank)
+            arranger = _Arranger("", rank, name == "CONFIDENCE")
         else:
-            arranger = _Arranger(group, rank)
+            arranger = _Arranger(group, rank, name == "CONFIDENCE")
         _alive.append(arranger)
         details.setPostProcessor(arranger)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..text import tr
 from . import fields, inputs, learning, settings
 from .base import EngineAlgorithm, MapGroup
-from .checks import missing
+from .checks import missing, no_class_field
 from .request import destination_path
 from .tagtiles import tag_problem
 
@@ -42,8 +42,8 @@ class MapLandCover(MapGroup, EngineAlgorithm):
             "<p><b>After:</b> read the log: it says how many tags look wrong, and how well those of held-out blocks "
             "are explained. For an accuracy give a reference that was not used for the tags, and read "
             "the report.</p>"
-            "<p>On two processor cores, without a GPU, 118 tiles took six and a half minutes with the defaults, but "
-            "without controls.</p>"
+            "<p>On two processor cores, without a GPU, 118 tiles took six and a half to nine minutes with the "
+            "defaults, but without controls.</p>"
         )
 
     def definitions(self):
@@ -51,7 +51,7 @@ class MapLandCover(MapGroup, EngineAlgorithm):
             inputs.scene(),
             *inputs.tag_source(),
             inputs.scheme(),
-            *fields.advanced([inputs.band_names(), inputs.mapping(), inputs.classes()]),
+            *fields.advanced([inputs.band_names(), inputs.tag_mapping(), inputs.classes()]),
             *settings.tiling(),
             *settings.tagging(),
             settings.doubts(),
@@ -86,7 +86,7 @@ class MapLandCover(MapGroup, EngineAlgorithm):
         if problem:
             return problem
         if parameters.get("REFERENCE"):
-            return missing(self, parameters, "REPORT")
+            return missing(self, parameters, "REPORT") or no_class_field(self, parameters, context, "REFERENCE_FIELD")
         asked = [name for name in ("REPORT", "REPORT_JSON") if destination_path(parameters.get(name))]
         return missing(self, parameters, "REFERENCE") if asked else ""
 
@@ -111,6 +111,7 @@ def _reference():
         fields.text(
             "REFERENCE_FIELD", tr("Reference field"), tr("Name of the field with the class of a vector reference.")
         ),
+        *fields.advanced([inputs.reference_mapping("REFERENCE_MAPPING", tr("Reference mapping"))]),
     ]
 
 

@@ -60,7 +60,10 @@ def raster_path(layer):
     """The absolute path of a raster layer's file, or an empty string if it is not one file that GDAL reads."""
     if layer.dataProvider() is None or layer.dataProvider().name() != "gdal":
         return ""
-    path = QgsProviderRegistry.instance().decodeUri("gdal", layer.source()).get("path", "")
+    parts = QgsProviderRegistry.instance().decodeUri("gdal", layer.source())
+    if parts.get("vsiPrefix") or parts.get("layerName"):  # inside an archive or a database
+        return ""
+    path = parts.get("path", "")
     return os.path.abspath(path) if os.path.isfile(path) else ""
 
 
@@ -115,8 +118,11 @@ def _tile_index(algorithm, name, parameters, context, feedback):
 def _features(algorithm, name, parameters, context, feedback):
     if vector_layer(algorithm, name, parameters, context) is None:
         return None
-    path = algorithm.parameterAsCompatibleSourceLayerPath(parameters, name, context, _VECTOR_FORMATS, "gpkg", feedback)
-    return os.path.abspath(path)
+    path, inner = algorithm.parameterAsCompatibleSourceLayerPathAndLayerName(
+        parameters, name, context, _VECTOR_FORMATS, "gpkg", feedback
+    )
+    path = os.path.abspath(path)
+    return f"{path}|layername={inner}" if inner and path.lower().endswith(".gpkg") else path
 
 
 def _raster_or_vector(algorithm, name, parameters, context, feedback):

@@ -33,7 +33,7 @@ class ReviewTags(IntoTiles, TrainingGroup, EngineAlgorithm):
             "name one too many, which is learned from your tags, too, this tells how probably each tag is wrong. "
             "Where hardly any is, unusual tiles are not doubted.</p>"
             "<p>Each tile gets two fields: <i>review_wrong</i>, the probability that its most doubtful tag is wrong "
-            "(0–1), and <i>review_doubts</i>, the tags that are rather wrong than right, such as “Barren present”. "
+            "(0–1), and <i>review_doubts</i>, the tags that are probably wrong, such as “Barren present”. "
             "Sort the table by <i>review_wrong</i>, look at the first tiles, and correct their tags. The log says how "
             "often each mistake seems to have been made.</p>"
             "<p>Or let doubted tags be forgotten, as “Map land cover” does: they become unknown, and nothing is "

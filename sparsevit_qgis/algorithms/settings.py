@@ -101,7 +101,7 @@ def doubts():
         "REVIEW",
         tr("Review tags"),
         tr(
-            "Look for tags that are rather wrong than right before anything is learned, and learn nothing from them. "
+            "Look for tags that are probably wrong before anything is learned, and learn nothing from them. "
             "The fields review_wrong and review_doubts of the tiles show which they are, so that you can check them."
         ),
         True,

@@ -72,7 +72,7 @@ class StudyHeads(TrainingGroup, EngineAlgorithm):
                     inputs.scene_or_index(),
                     inputs.band_choice(),
                     inputs.classes(),
-                    inputs.mapping(),
+                    inputs.reference_mapping(),
                 ]
             ),
             *learning.refinement(),

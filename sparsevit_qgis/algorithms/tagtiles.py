@@ -33,7 +33,8 @@ class TagTiles(IntoTiles, TrainingGroup, EngineAlgorithm):
             "<p>Writes image-level labels into a tile index: for each tile and class <i>present</i>, <i>absent</i> or "
             "<i>unknown</i>.</p>"
             "<p>Tags may come from a text field (“Forest, Water”), from one true/false field per class, from polygons "
-            "or points with a class, or from any categorical raster; a coarse global map will do.</p>"
+            "or points with a class, or from any categorical raster; a coarse global map will do. To tag by hand, type "
+            "into a text field of the tile layer itself, save it, and choose it as the tag layer, too.</p>"
             "<p>The log shows which classes occur together. Classes that always occur together cannot be told apart, "
             "and a class that occurs in nearly every tile is learned badly: add tiles in which they differ.</p>"
         )
@@ -41,9 +42,9 @@ class TagTiles(IntoTiles, TrainingGroup, EngineAlgorithm):
     def definitions(self):
         return [
             inputs.tiles(),
-            *inputs.tag_source(),
+            *inputs.tag_source(tiles_too=True),
             inputs.scheme(),
-            *fields.advanced([inputs.mapping(), inputs.classes()]),
+            *fields.advanced([inputs.tag_mapping(), inputs.classes()]),
             *settings.tagging(),
             fields.tile_index_output(
                 "OUTPUT",
@@ -67,16 +68,18 @@ def tag_problem(algorithm, parameters, context, needs_layer):
         algorithm: The algorithm, for the names of its parameters.
         parameters: The values.
         context: The `QgsProcessingContext`.
-        needs_layer: Whether `text` and `fields` need a layer; else they may be in the tile index.
+        needs_layer: Whether the tags need a layer or raster; else the tile index may hold or name them.
     """
     source = algorithm.parameterAsEnumString(parameters, "SOURCE", context)
     needed = {
         "text": ["LAYER", "FIELD"] if needs_layer else ["FIELD"],
         "fields": ["LAYER"] if needs_layer else [],
         "vector": ["LAYER", "FIELD"],
-        "raster": ["RASTER"],
+        "raster": ["RASTER"] if needs_layer else [],
     }[source]
-    unused = ["LAYER", "FIELD"] if source == "raster" else ["RASTER"]
+    unused = ["RASTER"]
+    if source == "raster":  # a field of the tile index names rasters that patches have of their own
+        unused = ["LAYER"] if not needs_layer and not parameters.get("RASTER") else ["LAYER", "FIELD"]
     for name in unused:
         if parameters.get(name):
             return tr("{} does not go with tags of the kind '{}'; leave it empty.").format(

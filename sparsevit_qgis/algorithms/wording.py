@@ -6,7 +6,8 @@ import re
 
 from ..text import tr
 
-_QUOTED = re.compile(r"(parameter )?'([a-z_]+)'")
+# Not names from the user's data: the field 'classes' of a layer, the split 'train' of a tile index.
+_QUOTED = re.compile(r"(parameter )?(?<!field )(?<!split )(?<!class )'([a-z_]+)'")
 _COMMAND_HELP = re.compile(r"\s*See `sparsevit [a-z ]+ --help`\.")
 
 

@@ -6,10 +6,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from small_models import CUTTING, write_place
+from small_models import CUTTING, SCHEME, write_place
 from typer.testing import CliRunner
 
 from sparsevit import __version__
@@ -88,6 +89,32 @@ def test_wrong_input_is_one_sentence_and_exit_code_1(tmp_path: Path) -> None:
 def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     result = CliRunner().invoke(build(arguments[:1] if arguments[0] in JOBS else []), arguments)
     assert result.exit_code == 2
+
+
+def test_what_is_done_by_default_can_be_switched_off() -> None:
+    options = ["tag", "--tiles", "nowhere.gpkg", "--scheme", "nowhere.json", "--source", "text"]
+    for switch in ("--no-complete", "--complete"):
+        result = CliRunner().invoke(build(["tag"]), [*options, switch])
+        assert result.exit_code == 1  # the files are missing, the option is known
+    assert "--no-review" in CliRunner().invoke(build(["map"]), ["map", "--help"], env={"COLUMNS": "300"}).output
+
+
+def test_a_cluster_that_ends_a_job_is_answered_as_a_terminal(tmp_path: Path) -> None:
+    """With one sentence, and nothing half written."""
+    scene, classes = write_place(tmp_path)
+    files = {"--landcover": "l.tif", "--tiles": "t.gpkg", "--pseudomask": "p.tif", "--confidence": "c.tif"}
+    files |= {"--classifier-model": "c.safetensors", "--model": "m.safetensors"}
+    command = [sys.executable, "-m", "sparsevit.cli", "map", "--scene", str(scene), "--scheme", str(SCHEME)]
+    command += ["--source", "raster", "--raster", str(classes), "--tile-size-m", "160", "--gap-m", "0"]
+    command += [part for option, name in files.items() for part in (option, str(tmp_path / name))]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "t.gpkg").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.terminate()
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Cancelled." in said
+    assert {path.name for path in tmp_path.iterdir()} == {"scene.tif", "classes.tif", "t.gpkg"}
 
 
 def test_check_passes_on_a_machine_that_can_work_and_fails_where_it_cannot() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ from sparsevit.models.edges import REACH
 from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.model_file import load_model, read_card, save_model
 from sparsevit.reporting import Reporter
-from sparsevit.training.classifier import architecture_for
+from sparsevit.training.classifier import architecture_for, fitting_patch
 from sparsevit.training.phases import ClassifierSettings
 from sparsevit.training.tagged import load_training_data
 from sparsevit.training.tiles import load_tiles
@@ -113,6 +115,18 @@ def test_tags_that_look_wrong_are_forgotten_before_anything_is_learned(tmp_path:
     assert not forgotten.all() and forgotten.any() == bool(wrong)
     assert not wrong or (index.frame["review_doubts"].notna() == forgotten).all()
     assert any("review_doubts" in line for line in training.lines) == bool(wrong)  # what to do about it
+
+
+def test_bands_that_have_names_may_be_renamed_all_along_the_road(tmp_path: Path) -> None:
+    (tmp_path / "place").mkdir()
+    scene, classes = write_place(tmp_path / "place")  # its bands are called B04, B08
+    files, names = outputs(tmp_path) | {"report": None, "report_json": None}, ["red", "nir"]
+    tags = {"scene": [scene], "band_names": names, "scheme": SCHEME, "source": "raster", "raster": classes}
+    with pytest.raises(CancelledError):  # the pseudomask ends at 0.6
+        do("map", Diary(0.605), **tags, **CUTTING, **TRAINING, **files, review=False)
+    assert read_card(outputs(tmp_path)["classifier_model"]).bands == names
+    with rasterio.open(outputs(tmp_path)["pseudomask"]) as src:
+        assert len(set(np.unique(src.read(1))) & {1, 6, 10}) > 1
 
 
 def test_rasters_lie_on_the_grid_of_the_scene_and_hold_classes_of_the_tags(
@@ -465,6 +479,28 @@ def test_a_class_that_is_never_present_is_named(place: Path, tmp_path: Path) -> 
     assert raised.value.parameter == "classes"
 
 
+def test_a_single_class_is_refused(place: Path, tmp_path: Path) -> None:
+    tiles = cut(place, tmp_path)
+    do("tag", tiles=tiles, scheme=SCHEME, source="raster", raster=place / "classes.tif")
+    with pytest.raises(InputError, match="One class, Water, is no map") as raised:
+        do("train", tiles=tiles, output=tmp_path / "model.safetensors", classes=["Water"], **TRAINING)
+    assert raised.value.parameter == "classes" and raised.value.hint
+
+
+@pytest.mark.parametrize(("tile", "gsd", "patch"), [(64, 10.0, 4), (32, 20.0, 2), (21, 30.0, 1), (208, 3.0, 13)])
+def test_a_whole_number_of_patches_of_about_40_metres_makes_a_tile(tile: int, gsd: float, patch: int) -> None:
+    assert fitting_patch(tile, gsd, ClassifierSettings()) == patch
+
+
+@pytest.mark.parametrize(("tile", "gsd", "advice"), [(213, 3.0, "624 m"), (67, 9.55, "649.4 m")])
+def test_tiles_that_only_far_smaller_patches_fit_are_refused(tile: int, gsd: float, advice: str) -> None:
+    """Such patches would be hundreds of times as many pairs of tokens."""
+    with pytest.raises(InputError, match="of about 40 m") as raised:
+        fitting_patch(tile, gsd, ClassifierSettings())
+    assert raised.value.parameter == "patch_size_m" and advice in str(raised.value.hint)
+    assert fitting_patch(round(float(advice[:-2]) / gsd), gsd, ClassifierSettings()) * gsd == pytest.approx(39, abs=1)
+
+
 def test_a_class_absent_from_the_training_split_is_named(place: Path, tmp_path: Path) -> None:
     tiles = cut(place, tmp_path)
     index = read_tile_index(tiles)
@@ -566,6 +602,30 @@ def test_checkpoints_of_another_training_are_refused(
         do("train", resume=True, **request, **TRAINING, **other)
     assert raised.value.parameter == "resume" and raised.value.hint
     assert not (tmp_path / "m.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "other", [{"heads_kept": 0.6}, {"gate_penalty": 0.5}, {"distillation": 0.0}], ids=lambda other: next(iter(other))
+)
+def test_checkpoints_of_other_gates_are_refused(
+    road: tuple[Any, dict[str, Path], Diary], tmp_path: Path, other: dict[str, Any]
+) -> None:
+    request = {"tiles": road[1]["tiles"], "checkpoints": tmp_path / "c", "output": tmp_path / "m.safetensors"}
+    do("train", **request, **TRAINING)
+    with pytest.raises(InputError, match=r"gates\.checkpoint does not fit"):
+        do("train", resume=True, **request, **TRAINING | other)
+
+
+def test_a_refinement_reads_tags_in_the_order_of_the_model(files: dict[str, Path], tmp_path: Path) -> None:
+    """Whoever tags the tiles again may list the classes in another order."""
+    index = read_tile_index(files["tiles"])
+    assert index.scheme is not None
+    turned = replace(index.scheme, classes=index.scheme.classes[::-1])
+    index.with_tags(turned, index.tags()[:, ::-1], 0.1).write(tmp_path / "turned.gpkg")
+    request = {"classifier": files["classifier"], "pseudomask": files["pseudomask"], "device": "cpu", **REFINING}
+    first: Any = do("refine", tiles=files["tiles"], output=tmp_path / "a.safetensors", **request)
+    second: Any = do("refine", tiles=tmp_path / "turned.gpkg", output=tmp_path / "b.safetensors", **request)
+    assert second.tag_loss == first.tag_loss and second.rounds == first.rounds
 
 
 STUDY = {"shares": [0.5], "seeds": 1, **PHASES}
@@ -683,6 +743,20 @@ def test_two_outputs_cannot_be_one_file(place: Path, tmp_path: Path) -> None:
     assert raised.value.parameter == "confidence"
 
 
+@pytest.mark.parametrize("job", ["predict", "pseudomask"])
+def test_an_output_replaces_neither_another_one_nor_an_input(
+    job: str, files: dict[str, Path], place: Path, tmp_path: Path
+) -> None:
+    scene = shutil.copy(place / "scene.tif", tmp_path / "scene.tif")
+    before = scene.read_bytes()
+    request = {"model": files["model"], "scene": [scene], "device": "cpu"}
+    for wrong in ({"output": scene}, {"output": tmp_path / "a.tif", "confidence": tmp_path / "a.tif"}):
+        with pytest.raises(InputError) as raised:
+            do(job, **request, **wrong)
+        assert raised.value.parameter == list(wrong)[-1]
+    assert list(tmp_path.iterdir()) == [scene] and scene.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("changes", "parameter"),
     [
@@ -691,6 +765,10 @@ def test_two_outputs_cannot_be_one_file(place: Path, tmp_path: Path) -> None:
         ({"report": "report.html"}, "reference"),
         ({"heads_kept": -0.1}, "heads_kept"),
         ({"method": "clusters"}, "heads_kept"),
+        ({"method": "clusters", "network": "weaktr"}, "method"),
+        ({"method": "fine_cam"}, "method"),
+        ({"decoder": "segmenter", "network": "weaktr"}, "decoder"),
+        ({"encoder": "resnet1812"}, "encoder"),
         ({"epochs": "many"}, "epochs"),
         ({"optimizer": "adam"}, "optimizer"),
         ({"scene": None}, "scene"),
@@ -705,6 +783,48 @@ def test_a_request_that_cannot_work_is_refused_before_any_work(
         do("map", **{**request, **changes})
     assert raised.value.parameter == parameter
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("box", "changes", "parameter"),
+    [
+        ((0, 0, 200, 200), {}, "reference_field"),
+        ((0, 0, 200, 200), {"reference_field": "klass"}, "reference_field"),
+        ((0, 0, 200, 200), {"reference_field": "class"}, "reference_mapping"),
+        ((90_000, 0, 90_200, 200), {"reference_field": "class"}, "reference"),
+        (None, {}, "reference"),
+        ((0, 0, 200, 200), {"reference_field": "class", "report": None}, "report"),
+    ],
+    ids=["no field", "another field", "unknown class", "elsewhere", "no file", "no report"],
+)
+def test_a_reference_that_cannot_be_used_is_refused_before_any_work(
+    place: Path,
+    tmp_path: Path,
+    box: tuple[float, float, float, float] | None,
+    changes: dict[str, Any],
+    parameter: str,
+) -> None:
+    reference = tmp_path / "reference.gpkg"
+    if box:
+        x, y = ORIGIN[0], ORIGIN[1] - 200
+        shape = shapely.box(x + box[0], y + box[1], x + box[2], y + box[3])
+        write_layer(reference, [shape], **{"class": ["Rainforest"]})
+    before = set(tmp_path.iterdir())
+    request = {"scene": [place / "scene.tif"], "scheme": SCHEME, "reference": reference, **outputs(tmp_path)}
+    with pytest.raises(InputError) as raised:
+        do("map", **request | changes)
+    assert raised.value.parameter == parameter and raised.value.hint
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_reference_may_have_values_of_its_own(place: Path, tmp_path: Path) -> None:
+    shape = shapely.box(ORIGIN[0], ORIGIN[1] - 200, ORIGIN[0] + 200, ORIGIN[1])
+    reference = write_layer(tmp_path / "reference.gpkg", [shape], **{"class": ["Rainforest"]})
+    request = {"scene": [place / "scene.tif"], "scheme": SCHEME, "reference": reference, **outputs(tmp_path)}
+    request |= {"reference_field": "class", "reference_mapping": {"Rainforest": "Forest"}}
+    with pytest.raises(InputError) as raised:  # of the tags, which come after the reference
+        do("map", **request)
+    assert raised.value.parameter == "field"
 
 
 def test_flat_and_nested_requests_mean_the_same() -> None:

@@ -297,6 +297,19 @@ def test_refinement_reads_the_mask_of_the_very_patch(patch_road: Path) -> None:
             np.testing.assert_array_equal(codes[mask], painted.read(1))
 
 
+@pytest.mark.parametrize("job", [train, pseudomask, refine])
+def test_rasters_in_place_of_those_of_patches_are_refused(job: Any, patch_road: Path, tmp_path: Path) -> None:
+    """Every patch would be read from their corner."""
+    model, other = patch_road / "classifier.safetensors", next(patch_road.glob("**/*.tif"))
+    files = {"tiles": patch_road / "p.gpkg", "scene": [other], "output": tmp_path / "o.safetensors"}
+    files |= {"pseudomask": {"model": model}, "refine": {"classifier": model, "pseudomask": patch_road / "masks"}}.get(
+        job.JOB.name, {}
+    )
+    with pytest.raises(InputError, match="patches with rasters of their own") as raised:
+        run(job, **files)
+    assert raised.value.parameter == "scene"
+
+
 def test_the_model_refined_on_patches_maps_a_patch(patch_road: Path) -> None:
     files, _ = list(groups(read_tile_index(patch_road / "p.gpkg")))[3]
     target, model = patch_road / "map.tif", patch_road / "refined.safetensors"

@@ -95,6 +95,15 @@ def test_class_tokens_of_weaktr_start_alike(tmp_path: Path) -> None:
     torch.testing.assert_close(ours.blocks[1].attn.qkv.bias, network.blocks[1].attn.qkv.bias)
 
 
+def test_weaktr_takes_an_encoder_without_biases_of_queries_keys_and_values(tmp_path: Path) -> None:
+    network = published(qkv_bias=False)
+    encoder = read(written(tmp_path / "vit.safetensors", network.state_dict()))
+    ours = WeakTr(weaktr_config(encoder.config(3, 4, 64, 8)))
+    start_from(ours, encoder, RGB)
+    torch.testing.assert_close(ours.blocks[1].attn.qkv.weight, network.blocks[1].attn.qkv.weight)
+    assert not ours.blocks[1].attn.qkv.bias.any()
+
+
 @pytest.mark.parametrize(
     ("container", "prefix"),
     [(None, ""), ("state_dict", "module.base_encoder."), ("teacher", "module.backbone."), ("model", "")],

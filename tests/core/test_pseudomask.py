@@ -24,7 +24,8 @@ from sparsevit.weak.pseudomask import (
 )
 
 CPU = HardwareSettings(device="cpu", precision="32-true")
-ALL = np.ones(3, bool)
+NOTHING = np.full(3, -1, np.int8)
+"""Tags of a tile of which nothing is known."""
 CLUSTERS = PseudomaskSettings(method="clusters")
 
 
@@ -110,13 +111,13 @@ def test_where_all_evidence_is_for_excluded_classes_nothing_is_painted() -> None
 # --- evidence ---------------------------------------------------------------------------------------------------------
 
 
-def everything(window: Window) -> np.ndarray:
-    return np.ones((3, int(window.height), int(window.width)), bool)
+def untagged(_: Window) -> np.ndarray:
+    return NOTHING
 
 
 @pytest.mark.parametrize("method", ["evidence", "clusters"])
 def test_evidence_of_a_tile_sums_to_one(method: str) -> None:
-    evaluate = tile_evidence(sharp_model(), PseudomaskSettings(method=method), CPU, everything)  # type: ignore[arg-type]
+    evaluate = tile_evidence(sharp_model(), PseudomaskSettings(method=method), CPU, untagged)  # type: ignore[arg-type]
     out = evaluate(tiles(), [Window(0, 0, SIDE, SIDE)] * 3)
     assert out.shape == (3, 3, SIDE, SIDE)
     sums = out.sum(1)
@@ -126,7 +127,7 @@ def test_evidence_of_a_tile_sums_to_one(method: str) -> None:
 def test_evidence_does_not_depend_on_the_batch() -> None:
     for method in ("evidence", "clusters"):
         settings = PseudomaskSettings(method=method)  # type: ignore[arg-type]
-        evaluate = tile_evidence(sharp_model(), settings, CPU, everything)
+        evaluate = tile_evidence(sharp_model(), settings, CPU, untagged)
         windows = [Window(0, 0, SIDE, SIDE)] * 4
         together = evaluate(tiles(4), windows)
         alone = torch.cat([evaluate(t[None], windows[:1]) for t in tiles(4)])
@@ -151,15 +152,15 @@ def test_joint_evidence_is_the_weighted_geometric_mean() -> None:
 def test_nodata_in_a_tile_gives_finite_evidence() -> None:
     x = tiles()
     x[:, :, :4] = torch.nan
-    assert tile_evidence(sharp_model(), PseudomaskSettings(), CPU, everything)(x, []).isfinite().all()
+    assert tile_evidence(sharp_model(), PseudomaskSettings(), CPU, untagged)(x, []).isfinite().all()
 
 
 def test_a_tile_in_which_no_class_is_predicted_stays_unlabelled_without_a_margin() -> None:
     model = sharp_model()
     assert model.vit is not None
     model.vit.head[1].bias.data.fill_(-50)
-    evidence = tile_evidence(model, CLUSTERS, CPU, everything)(tiles(1), [Window(0, 0, SIDE, SIDE)])
-    labels, _ = label(evidence[0].numpy(), everything(Window(0, 0, SIDE, SIDE)), 0)
+    evidence = tile_evidence(model, CLUSTERS, CPU, untagged)(tiles(1), [Window(0, 0, SIDE, SIDE)])
+    labels, _ = label(evidence[0].numpy(), np.ones((3, SIDE, SIDE), bool), 0)
     assert (labels == IGNORE).all()
 
 
@@ -168,15 +169,25 @@ def test_a_tile_in_which_no_class_is_predicted_stays_unlabelled_without_a_margin
 
 @pytest.mark.parametrize("naming", ["rank", "assignment"])
 @pytest.mark.parametrize("reclassify", [False, True])
-@pytest.mark.parametrize("tags", [[True, True, False], [False, True, True], [False, False, True]])
-def test_every_painted_pixel_is_of_a_tagged_class(naming: str, reclassify: bool, tags: list[bool]) -> None:
+@pytest.mark.parametrize("tags", [[1, 1, 0], [0, 1, 1], [0, 0, 1]])
+def test_every_painted_pixel_is_of_a_tagged_class(naming: str, reclassify: bool, tags: list[int]) -> None:
     settings = replace(CLUSTERS, naming=naming, reclassify=reclassify)  # type: ignore[arg-type]
     masks = paint_tiles(sharp_model(), tiles(), settings, [np.array(tags)] * 3)
     assert set(np.unique(masks)) <= set(np.flatnonzero(tags))
 
 
+def test_an_unknown_tag_among_known_ones_is_left_to_the_prediction() -> None:
+    model, tags = sharp_model(), [np.array([1, -1, 0])]
+    assert model.vit is not None
+    painted = []
+    for bias in (-50.0, 50.0):
+        model.vit.head[1].bias.data[1] = bias
+        painted.append(set(np.unique(paint_tiles(model, tiles(1), CLUSTERS, tags))))
+    assert painted == [{0}, {0, 1}]
+
+
 def test_one_tagged_class_fills_its_tile() -> None:
-    masks = paint_tiles(sharp_model(), tiles(1), CLUSTERS, [np.array([False, True, False])])
+    masks = paint_tiles(sharp_model(), tiles(1), CLUSTERS, [np.array([0, 1, 0])])
     assert (masks == 1).all()
 
 
@@ -184,7 +195,7 @@ def test_a_tile_in_which_no_class_is_predicted_is_ignored() -> None:
     model = sharp_model()
     assert model.vit is not None
     model.vit.head[1].bias.data.fill_(-50)
-    assert (paint_tiles(model, tiles(1), CLUSTERS, [ALL]) == IGNORE).all()
+    assert (paint_tiles(model, tiles(1), CLUSTERS, [NOTHING]) == IGNORE).all()
 
 
 @pytest.mark.parametrize("kept", [0, 1])
@@ -194,13 +205,13 @@ def test_fewer_heads_than_classes_never_raise(kept: int) -> None:
     model.vit.prune([torch.tensor([True, True]), torch.tensor([kept == 1, False])])
     model.vit.head[1].bias.data.fill_(50)  # all three classes are predicted
     model.requires_grad_(False)
-    masks = paint_tiles(model, tiles(), CLUSTERS, [ALL] * 3)
+    masks = paint_tiles(model, tiles(), CLUSTERS, [NOTHING] * 3)
     assert set(np.unique(masks)) <= {0, 1, 2}
 
 
 def test_the_same_tile_is_painted_the_same_every_time() -> None:
     model = sharp_model()
-    first, second = (paint_tiles(model, tiles(), CLUSTERS, [ALL] * 3) for _ in range(2))
+    first, second = (paint_tiles(model, tiles(), CLUSTERS, [NOTHING] * 3) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
@@ -244,7 +255,7 @@ def two_halves() -> tuple[torch.Tensor, np.ndarray]:
 
 def test_reclassification_corrects_the_names_that_the_rank_got_wrong() -> None:
     model, (z, truth) = discerning_model(), two_halves()
-    tags = [np.array([True, True, False])]
+    tags = [np.array([1, 1, 0])]
     by_rank = replace(CLUSTERS, naming="rank")
     np.testing.assert_array_equal(paint_tiles(model, z, by_rank, tags)[0], 1 - truth)
     np.testing.assert_array_equal(paint_tiles(model, z, replace(by_rank, reclassify=True), tags)[0], truth)
@@ -254,12 +265,12 @@ def test_reclassification_keeps_names_that_are_right() -> None:
     model, (z, truth) = discerning_model(), two_halves()
     for reclassify in (False, True):
         settings = replace(CLUSTERS, naming="assignment", reclassify=reclassify)
-        np.testing.assert_array_equal(paint_tiles(model, z, settings, [np.array([True, True, False])])[0], truth)
+        np.testing.assert_array_equal(paint_tiles(model, z, settings, [np.array([1, 1, 0])])[0], truth)
 
 
 def test_reclassification_chooses_among_the_tags_alone() -> None:
     model, (z, truth) = discerning_model(), two_halves()
     settings = replace(CLUSTERS, naming="rank", reclassify=True)
-    mask = paint_tiles(model, z, settings, [np.array([False, True, True])])[0]
+    mask = paint_tiles(model, z, settings, [np.array([0, 1, 1])])[0]
     assert (mask[truth == 1] == 1).all()
     assert set(np.unique(mask)) <= {1, 2}

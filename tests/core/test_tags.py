@@ -21,7 +21,7 @@ from sparsevit.geodata.categorical import translate
 from sparsevit.geodata.legend import ClassScheme
 from sparsevit.geodata.tile_index import PRESENT, UNKNOWN, read_tile_index
 from sparsevit.jobs import tag, tiles
-from sparsevit.labels.allowed import allowed_classes
+from sparsevit.labels.allowed import AllowedClasses
 from sparsevit.labels.cooccurrence import choose_classes, contrast_warnings, cooccurrence, table_text
 from sparsevit.labels.fields import match_polygons, split_labels, text_tags
 from sparsevit.labels.mapping import code_table, known_labels, load_mapping, resolve
@@ -198,6 +198,15 @@ def test_polygons_of_another_size_tag_nothing_and_the_error_says_why(index: Path
         tagged(index, source="text", layer=layer, field="classes")
 
 
+def test_texts_may_be_codes_even_whole_numbers(index: Path, tmp_path: Path) -> None:
+    for name, values in (("i", [1, 10]), ("f", [1.0, np.nan]), ("t", ["1", "10, 1"])):
+        layer = write_layer(tmp_path / f"{name}.gpkg", [box(0, 0), box(80, 0)], code=values)
+        water = {"i": 1, "f": -1, "t": 1}[name]
+        tags = tagged(index, source="text", layer=layer, field="code")
+        assert tags["Forest"][:2] == [1, {"i": 0, "f": -1, "t": 1}[name]]
+        assert tags.get("Water", [0, -1])[:2] == [0, water]
+
+
 def test_boolean_fields_keep_the_unknown(index: Path, tmp_path: Path) -> None:
     shapes = [box(0, 0), box(80, 0), box(160, 0)]
     layer = write_layer(
@@ -215,8 +224,28 @@ def test_boolean_fields_keep_the_unknown(index: Path, tmp_path: Path) -> None:
 def test_tiles_without_tags_allow_every_class(index: Path) -> None:
     found, classes = read_tile_index(index), scheme()
     unknown = found.with_tags(classes, np.full((len(found), len(classes.codes)), -1, np.int8), 0.1)
-    allowed = allowed_classes(unknown, classes)(Window(0, 0, 8, 8))
-    assert allowed.shape == (len(classes.codes), 8, 8) and allowed.all()
+    allowed, window = AllowedClasses(unknown, classes), Window(0, 0, 8, 8)
+    assert allowed(window).shape == (len(classes.codes), 8, 8) and allowed(window).all()
+    assert (allowed.known(window) == -1).all() and (AllowedClasses(None, classes).known(window) == -1).all()
+
+
+def test_what_tags_know_of_a_window_is_in_the_order_of_the_classes_asked_for(index: Path) -> None:
+    """Forest is tagged, water unknown, all else absent; a window that leaves the tile knows nothing."""
+    found, classes = read_tile_index(index), scheme()
+    tags = np.zeros((len(found), len(classes.codes)), np.int8)
+    forest, water = classes.names.index("Forest"), classes.names.index("Water")
+    tags[:, forest], tags[:, water] = 1, -1
+    tags[1:] = -1
+    tagged_index = found.with_tags(classes, tags, 0.1)
+    turned = ClassScheme("turned", classes.classes[::-1])
+    tile = tagged_index.windows()[0]
+    for order in (classes, turned):
+        allowed = AllowedClasses(tagged_index, order)
+        expected = {"Forest": 1, "Water": -1}
+        assert allowed.known(tile).tolist() == [expected.get(name, 0) for name in order.names]
+        assert allowed(tile).any(axis=(1, 2)).tolist() == [name in expected for name in order.names]
+        wider = Window(tile.col_off, tile.row_off, tile.width + 1, tile.height)
+        assert (allowed.known(wider) == -1).all()
 
 
 def test_tags_edited_in_the_index_are_read_back(index: Path, tmp_path: Path) -> None:

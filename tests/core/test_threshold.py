@@ -54,6 +54,11 @@ def learned(tiles: TaggedTiles, learn: bool = True, reporter: Reporter | None = 
     return run.tiles.presence_threshold
 
 
+@pytest.mark.parametrize("believed", [0.001, 0.9])
+def test_a_belief_beyond_the_bounds_can_still_be_corrected(believed: float) -> None:
+    assert 0.03 < learned(replace(tiles_tagged_from(0.1), presence_threshold=believed)) < 0.3
+
+
 @pytest.mark.parametrize("threshold", [0.03, 0.3])
 def test_the_threshold_that_tags_follow_is_found_from_another_belief(threshold: float) -> None:
     assert threshold / 2 < learned(tiles_tagged_from(threshold)) < threshold * 2

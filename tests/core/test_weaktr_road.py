@@ -44,11 +44,11 @@ def with_class_tokens(mode: Any = "repaired") -> LandCoverModel:
     return model
 
 
-def evidence(model: LandCoverModel, possible: list[bool], **changes: Any) -> torch.Tensor:
+def evidence(model: LandCoverModel, tags: list[int], **changes: Any) -> torch.Tensor:
     x = tagged_tiles(3)[0].store.batch(torch.arange(3))
     settings = PseudomaskSettings(**{"method": "fine_cam"} | changes)
     with torch.inference_mode():
-        return class_token_evidence(model, x, settings, torch.tensor([possible] * 3))
+        return class_token_evidence(model, x, settings, torch.tensor([tags] * 3))
 
 
 # --- evidence ---------------------------------------------------------------------------------------------------------
@@ -56,24 +56,32 @@ def evidence(model: LandCoverModel, possible: list[bool], **changes: Any) -> tor
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_evidence_of_class_tokens_is_shared_out_among_the_classes(weight: float) -> None:
-    total = evidence(with_class_tokens(), [True, True, True], spectral_weight=weight).sum(1)
+    total = evidence(with_class_tokens(), [-1, -1, -1], spectral_weight=weight).sum(1)
     torch.testing.assert_close(total, torch.ones_like(total))
 
 
 def test_a_class_that_the_tags_exclude_gets_nothing_from_the_maps() -> None:
-    out = evidence(with_class_tokens(), [True, False, True], spectral_weight=0.0)
+    out = evidence(with_class_tokens(), [1, 0, 1], spectral_weight=0.0)
     assert (out[:, 1] == 0).all() and (out[:, [0, 2]] > 0).any()
-    joined = evidence(with_class_tokens(), [True, False, True])
+    joined = evidence(with_class_tokens(), [1, 0, 1])
     assert (joined[:, 1] > 0).all()  # spectra may contradict the tags, which leaves a pixel unsure
+
+
+def test_an_unknown_tag_counts_by_how_probable_it_is() -> None:
+    model = with_class_tokens()
+    known, unknown = (evidence(model, tags, spectral_weight=0.0) for tags in ([1, 1, 0], [1, -1, 0]))
+    shown = known[:, 1] > 0
+    assert shown.any() and (unknown[:, 1] < known[:, 1])[shown & (known[:, 1] < 1)].all()
+    assert (unknown[:, 2] == 0).all()
 
 
 def test_maps_count_by_what_is_usual_for_their_class() -> None:
     model = with_class_tokens()
     assert isinstance(model.vit, WeakTr)
     model.vit.peaks.fill_(100.0)  # far above every map: nothing is clipped
-    before = evidence(model, [True, True, True], spectral_weight=0.0)
+    before = evidence(model, [-1, -1, -1], spectral_weight=0.0)
     model.vit.peaks[:, 0] /= 10
-    after = evidence(model, [True, True, True], spectral_weight=0.0)
+    after = evidence(model, [-1, -1, -1], spectral_weight=0.0)
     shown = (before[:, 0] > 0) & (before[:, 0] < 1)
     assert shown.any() and (after[:, 0][shown] > before[:, 0][shown]).all()
 
@@ -84,22 +92,22 @@ def test_maps_of_a_method_count_by_its_own_peaks(method: str) -> None:
     assert isinstance(model.vit, WeakTr)
     model.vit.peaks.fill_(100.0)
     own = MAP_METHODS.index(method)
-    before = evidence(model, [True, True, True], method=method, spectral_weight=0.0)
+    before = evidence(model, [-1, -1, -1], method=method, spectral_weight=0.0)
     model.vit.peaks[1 - own, 0] /= 10
-    assert torch.equal(evidence(model, [True, True, True], method=method, spectral_weight=0.0), before)
+    assert torch.equal(evidence(model, [-1, -1, -1], method=method, spectral_weight=0.0), before)
     model.vit.peaks[own, 0] /= 10
-    assert not torch.equal(evidence(model, [True, True, True], method=method, spectral_weight=0.0), before)
+    assert not torch.equal(evidence(model, [-1, -1, -1], method=method, spectral_weight=0.0), before)
 
 
 def test_maps_and_spectra_are_joined_as_their_weighted_geometric_mean() -> None:
     model = with_class_tokens()
-    maps = evidence(model, [True, False, True], spectral_weight=0.0)
+    maps = evidence(model, [1, 0, 1], spectral_weight=0.0)
     with torch.inference_mode():
         assert model.spectral is not None
         spectra = model.spectral(model.normalise(tagged_tiles(3)[0].store.batch(torch.arange(3)))).softmax(1)
     product = maps.clamp_min(LEAST_EVIDENCE) ** 0.7 * spectra**0.3
     expected = product / product.sum(1, keepdim=True)
-    torch.testing.assert_close(evidence(model, [True, False, True], spectral_weight=0.3), expected)
+    torch.testing.assert_close(evidence(model, [1, 0, 1], spectral_weight=0.3), expected)
 
 
 @pytest.mark.parametrize("method", MAP_METHODS)
@@ -108,10 +116,10 @@ def test_evidence_of_the_published_views_mirrors_with_the_tile(method: Any) -> N
     assert isinstance(model.vit, WeakTr)
     model.vit.peaks.fill_(100.0)
     settings = PseudomaskSettings(method=method, spectral_weight=0.0, views="published")
-    everything = torch.ones(3, 3, dtype=torch.bool)
+    untagged = torch.full((3, 3), -1)
     with torch.inference_mode():
-        shown, mirrored = (class_token_evidence(model, t, settings, everything) for t in (x, x.flip(3)))
-        once = class_token_evidence(model, x, replace(settings, views="one"), everything)
+        shown, mirrored = (class_token_evidence(model, t, settings, untagged) for t in (x, x.flip(3)))
+        once = class_token_evidence(model, x, replace(settings, views="one"), untagged)
     torch.testing.assert_close(mirrored, shown.flip(3))
     assert not torch.allclose(once, shown)
 
@@ -123,19 +131,17 @@ def test_every_tile_of_a_batch_has_the_evidence_of_its_own_place(method: Any, we
     assert isinstance(model.vit, WeakTr)
     torch.nn.init.normal_(model.vit.class_tokens)
     model.vit.peaks.fill_(100.0)
-    tags = np.array([[True, False, True], [True, True, True], [False, True, False]])
+    tags = np.array([[1, 0, 1], [-1, -1, -1], [0, 1, 0]])
     settings = PseudomaskSettings(method=method, spectral_weight=weight)
     cpu = HardwareSettings(device="cpu", precision="32-true")
-    evaluate = tile_evidence(
-        model, settings, cpu, lambda w: tags[int(w.row_off) // 8][:, None, None].repeat(8, 1).repeat(8, 2)
-    )
+    evaluate = tile_evidence(model, settings, cpu, lambda w: tags[int(w.row_off) // 8])
     windows = [Window(0, 8 * k, 8, 8) for k in range(3)]
     together, order = evaluate(x, windows), [2, 0, 1]
     for k in range(3):
         torch.testing.assert_close(together[k], evaluate(x[k : k + 1], windows[k : k + 1])[0])
     torch.testing.assert_close(evaluate(x[order], [windows[k] for k in order]), together[order])
     if weight == 0:
-        assert torch.equal((together > 0).any(3).any(2), torch.from_numpy(tags))
+        assert torch.equal((together > 0).any(3).any(2), torch.from_numpy(tags != 0))
 
 
 def test_peaks_are_the_mean_of_the_highest_values_where_a_class_is_tagged() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -122,10 +123,39 @@ def test_unsaved_edits_are_refused(refusal, index):
     assert "edits that are not saved" in refusal("trainclassifier", TILES=layer, OUTPUT=TEMPORARY)
 
 
+def test_tags_are_not_written_into_a_layer_that_is_edited(refusal, index):
+    """Even with all edits saved: QGIS would bring back pages of the old file."""
+    layer = QgsVectorLayer(index, "tiles", "ogr")
+    values = {"TILES": layer, "SOURCE": "text", "FIELD": "classes"}
+    assert refusal("tagtiles", **values) == ""
+    layer.startEditing()
+    assert "Tile index (TILES): layer 'tiles' is being edited" in refusal("tagtiles", **values)
+    assert refusal("tagtiles", **values, OUTPUT=TEMPORARY) == ""
+    layer.rollBack()
+
+
+def test_rasters_inside_archives_are_refused(refusal, tmp_path):
+    archive = tmp_path / "scene.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(SCENE, "s2.tif")
+    layer = QgsRasterLayer(f"/vsizip/{archive}/s2.tif", "zipped")
+    assert layer.isValid()
+    assert "'zipped' is not a raster file" in refusal("createtiles", SCENE=[layer], OUTPUT=TEMPORARY)
+
+
+def test_patches_may_name_their_own_rasters_with_the_tags(refusal, index):
+    assert refusal("tagtiles", TILES=index, SOURCE="raster", FIELD="classes", OUTPUT=TEMPORARY) == ""
+    outputs = dict.fromkeys(MAP_OUTPUTS, TEMPORARY)
+    assert "Tag raster (RASTER) is needed" in refusal("maplandcover", SCENE=[SCENE], SOURCE="raster", **outputs)
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"SOURCE": "raster"}, "Tag raster (RASTER) is needed"),
+        (
+            {"SOURCE": "raster", "RASTER": REFERENCE, "FIELD": "classes"},
+            "Tag field (FIELD) does not go with tags of the kind 'raster'",
+        ),
         (
             {"SOURCE": "raster", "RASTER": REFERENCE, "LAYER": TAGS},
             "Tag layer (LAYER) does not go with tags of the kind 'raster'",
@@ -157,6 +187,8 @@ def test_report_and_reference_of_a_map_go_together(refusal, tmp_path):
     assert "Reference (REFERENCE) is needed" in refusal("maplandcover", **{**values, "REPORT": report})
     assert "Report (REPORT) is needed" in refusal("maplandcover", **{**values, "REPORT": None, "REFERENCE": REFERENCE})
     assert refusal("maplandcover", **{**values, "REPORT": report, "REFERENCE": REFERENCE}) == ""
+    fieldless = refusal("maplandcover", **{**values, "REPORT": report, "REFERENCE": TAGS})
+    assert "Reference field (REFERENCE_FIELD): choose the class field" in fieldless
 
 
 def test_wrong_suffix_is_refused(refusal, index, model, tmp_path):

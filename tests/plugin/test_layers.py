@@ -100,6 +100,17 @@ def test_confidence_is_coloured_from_0_to_1(load, project, tmp_path, qgis_proces
     assert (layer.renderer().classificationMin(), layer.renderer().classificationMax()) == (0.0, 1.0)
 
 
+def test_a_single_head_is_not_coloured_as_a_share(load, project, tmp_path, qgis_processing):
+    """Its attention is a multiple of the mean of a tile."""
+    import processing
+
+    head = tmp_path / "head.tif"
+    processing.run("gdal:translate", {"INPUT": str(CLASSES), "DATA_TYPE": 6, "OUTPUT": str(head)})
+    load("inspectheads", {"OUTPUT": head})
+    (layer,) = project.mapLayers().values()
+    assert not isinstance(layer.renderer(), QgsSingleBandPseudoColorRenderer)
+
+
 def test_style_inside_a_file_is_kept(load, project, tmp_path):
     styled = tmp_path / "styled.gpkg"
     shutil.copy(TAGS, styled)

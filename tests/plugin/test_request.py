@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from conftest import SAMPLE, Feedback
+from osgeo import gdal
 from qgis.core import (
     QgsProcessing,
     QgsProcessingFeatureSourceDefinition,
@@ -89,6 +90,16 @@ def test_selected_features_are_copied_for_the_engine(requested, tmp_path):
     QgsProject.instance().clear()
 
 
+def test_a_layer_is_named_where_its_file_has_several(requested, tmp_path):
+    index, several = shutil.copy(TAGS, tmp_path / "tiles.gpkg"), str(tmp_path / "several.gpkg")
+    gdal.VectorTranslate(several, str(TAGS), format="GPKG", layerName="first")
+    gdal.VectorTranslate(several, str(TAGS), format="GPKG", layerName="several", accessMode="append")
+    for name in ("first", "several"):
+        layer = f"{several}|layername={name}"
+        sent, _results = requested("tagtiles", TILES=str(index), SOURCE="text", FIELD="classes", LAYER=layer)
+        assert sent["layer"] == layer
+
+
 def test_memory_layer_is_copied_for_the_engine(requested, tmp_path):
     index = shutil.copy(TAGS, tmp_path / "tiles.gpkg")
     memory = QgsVectorLayer("Polygon?crs=EPSG:32618&field=classes:string", "scratch", "memory")
@@ -127,6 +138,23 @@ def test_optional_outputs_are_not_written_by_default(requested, tmp_path):
     )
     assert "confidence" not in sent and "probabilities" not in sent
     assert {"OUTPUT", "MPX", "MPX_PER_S", "SECONDS"} == set(results)
+
+
+def test_a_killed_engine_leaves_no_half_written_file(algorithm, context, stand_in, tmp_path):
+    stand_in("""
+        send("ready", version="0.0.0")
+        for message in requests:
+            folder, name = os.path.split(message["params"]["output"])
+            open(os.path.join(folder, ".{}.{}.partial.tif".format(name[:-4], os.getpid())), "w").close()
+            os.kill(os.getpid(), 9)
+        """)
+    model, other = tmp_path / "model.safetensors", tmp_path / ".other.1.partial.tif"
+    model.write_bytes(b"")
+    other.write_bytes(b"")
+    values = {"MODEL": str(model), "SCENE": [str(SCENE)], "OUTPUT": str(tmp_path / "map.tif")}
+    _results, fine = algorithm("predictlandcover").run(values, context, Feedback())
+    assert not fine
+    assert [path.name for path in tmp_path.glob(".*")] == [other.name]
 
 
 def test_batch_rows_share_one_worker(requested, stand_in):

@@ -18,6 +18,8 @@ def test_jobs_are_called_as_in_the_toolbox(provider):
         ("Lower 'min_valid'.", "Lower MIN_VALID."),
         ("parameter 'tiles': Field required. See `sparsevit train --help`.", "parameter TILES: Field required."),
         ("There is no class 'forest'.", "There is no class 'forest'."),
+        ("tags.gpkg, field 'tiles', has no class.", "tags.gpkg, field 'tiles', has no class."),
+        ("It has no tiles in the split 'train'.", "It has no tiles in the split 'train'."),
     ],
 )
 def test_names_become_those_of_qgis(provider, said, heard):

@@ -16,10 +16,10 @@ import pyogrio
 import shapely
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked_dataclass
-from pyogrio.errors import DataLayerError, DataSourceError
+from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 from rasterio.windows import Window
 
-from sparsevit.errors import InputError
+from sparsevit.errors import InputError, ResourceError
 from sparsevit.geodata.legend import ClassScheme, parse_scheme
 from sparsevit.geodata.scene import Grid, Scene
 from sparsevit.outputs import whole_file
@@ -112,6 +112,24 @@ class TileIndex:
             frame[c.field] = frame[c.field].astype("Int32")
         return replace(self, frame=frame, scheme=scheme, presence_threshold=presence_threshold)
 
+    def with_classes(self, scheme: ClassScheme) -> TileIndex:
+        """The same tiles with the tags of these classes only, in their order.
+
+        Raises:
+            InputError: The index was never tagged, or not by all of these classes.
+        """
+        if self.scheme is None:
+            raise InputError("The tile index has no tags.", "tiles", "Run 'tag' on it first.")
+        own = dict(zip(self.scheme.codes, self.scheme.classes, strict=True))
+        unknown = [c.name for c in scheme.classes if c.code not in own]
+        if unknown:
+            raise InputError(
+                f"The tags of the tile index do not know the class {', '.join(unknown)} of the model.",
+                "tiles",
+                "Give the tile index that the model was trained on.",
+            )
+        return replace(self, scheme=ClassScheme(self.scheme.name, tuple(own[code] for code in scheme.codes)))
+
     def retagged(self, tags: npt.NDArray[np.int8]) -> TileIndex:
         """The same tiles with other tags of the same classes, by the same presence threshold."""
         assert self.scheme is not None and self.presence_threshold is not None
@@ -131,7 +149,11 @@ class TileIndex:
         return self.choose((self.frame["split"] == split).to_numpy())
 
     def write(self, path: Path) -> None:
-        """Write the index as a GeoPackage, whole or not at all."""
+        """Write the index as a GeoPackage, whole or not at all.
+
+        Raises:
+            ResourceError: It cannot be written (disk full, permission).
+        """
         folder = path.expanduser().resolve().parent
         card = {
             "scene": [_relative(p, folder) for p in self.scene],
@@ -141,10 +163,15 @@ class TileIndex:
             "presence_threshold": self.presence_threshold,
             **self.extra,
         }
-        with whole_file(path) as partial:
-            pyogrio.write_dataframe(
-                self.frame, partial, layer=LAYER, driver="GPKG", layer_metadata={METADATA_KEY: json.dumps(card)}
-            )
+        try:
+            with whole_file(path) as partial:
+                pyogrio.write_dataframe(
+                    self.frame, partial, layer=LAYER, driver="GPKG", layer_metadata={METADATA_KEY: json.dumps(card)}
+                )
+        except (DataSourceError, DataLayerError, FeatureError) as err:
+            raise ResourceError(
+                f"{path} cannot be written ({err}).", None, "Check free disk space and permissions."
+            ) from err
 
 
 def read_tile_index(path: Path) -> TileIndex:
@@ -182,6 +209,16 @@ def read_tile_index(path: Path) -> TileIndex:
         data.pop("presence_threshold"),
         data,
     )
+
+
+def check_replaced(index: TileIndex, rasters: list[Path]) -> None:
+    """Refuse rasters in place of those of patches: each patch would be read from their corner.
+
+    Raises:
+        InputError: Rasters are given, and the index holds patches.
+    """
+    if rasters and not index.scene:
+        raise InputError("The tile index holds patches with rasters of their own.", "scene", "Leave the scene out.")
 
 
 def check_place(index: TileIndex, grid: Grid, scene: Path) -> None:

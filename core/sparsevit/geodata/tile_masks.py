@@ -10,14 +10,14 @@ import numpy.typing as npt
 
 from sparsevit.geodata.categorical import categories_on, translate
 from sparsevit.geodata.scene import open_scene
-from sparsevit.geodata.tile_index import TileIndex, check_place, groups
+from sparsevit.geodata.tile_index import TileIndex, check_place, check_replaced, groups
 
 UNLABELLED = -1
 
 
 def read_tile_masks(
     index: TileIndex, scene: list[Path], raster_of: Callable[[list[Path]], Path], table: dict[int, int], parameter: str
-) -> npt.NDArray[np.int64]:
+) -> npt.NDArray[np.int16]:
     """Masks of all tiles `[N, H, W]`: position of the class, -1 where there is none.
 
     Args:
@@ -30,8 +30,9 @@ def read_tile_masks(
     Raises:
         InputError: A raster is missing or unreadable, has no CRS, or does not overlap the tiles' grid.
     """
+    check_replaced(index, scene)
     windows = index.windows()
-    masks = np.full((len(index), int(windows[0].height), int(windows[0].width)), UNLABELLED, np.int64)
+    masks = np.full((len(index), int(windows[0].height), int(windows[0].width)), UNLABELLED, np.int16)
     for rasters, positions in groups(index):
         with (
             open_scene(scene or rasters, None if scene else index.band_names) as place,

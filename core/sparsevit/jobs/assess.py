@@ -51,7 +51,9 @@ class AssessRequest(Request):
         description="From values of the reference to codes or names of the scheme (JSON or two-column CSV).",
     )
     tiles: Path | None = Field(default=None, description="Tile index: assess only inside the tiles of `split`.")
-    split: str = Field(default="test", description="Split of the tile index to assess in: train, validation, test.")
+    split: str = Field(
+        default="validation", description="Split of the tile index to assess in: train, validation, test."
+    )
     title: str = Field(default="Land-cover accuracy", description="Title of the report.")
     output: Path = Field(description="Report to write (.html).")
     json_output: Path | None = Field(default=None, description="The same numbers as JSON (.json); none if left out.")
@@ -85,7 +87,7 @@ def run(request: AssessRequest, reporter: Reporter) -> AssessResult:
     grid, scheme, tags = _open_map(request)
     cautions = tags.pop(CAUTIONS_TAG, "").splitlines()
     translation = load_mapping(request.mapping, scheme)
-    reference = _reference(request, grid, scheme, translation)
+    reference = open_reference(request, grid, scheme, translation)
     table, area = code_table(None, scheme), _area(request, grid)
     with sample_raster(request.map, grid, table, "map") as mapped, reference_on(reference, grid) as read:
         comparison = compare(mapped, read, area, grid, len(scheme.classes), reporter.part(0, 0.8))
@@ -127,7 +129,14 @@ def _open_map(request: AssessRequest) -> tuple[Grid, ClassScheme, dict[str, str]
     return grid, scheme, tags
 
 
-def _reference(request: AssessRequest, grid: Grid, scheme: ClassScheme, translation: Translation | None) -> Reference:
+def open_reference(
+    request: AssessRequest, grid: Grid, scheme: ClassScheme, translation: Translation | None
+) -> Reference:
+    """The reference of a map that lies on a grid.
+
+    Raises:
+        InputError: It cannot be read, has no such field or no such classes, or lies elsewhere.
+    """
     if not is_layer(request.reference):
         return RasterReference(request.reference, code_table(translation, scheme))
     layer = read_reference_layer(request.reference, grid)

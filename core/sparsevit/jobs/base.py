@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -79,18 +80,8 @@ class Job:
             SparseViTError: With a sentence for the user: wrong input, missing resources, or cancelled.
         """
         request = self.parse(params)
-        try:
+        with resource_errors(self.name):
             return self.run(request, reporter)
-        except OSError as err:
-            raise ResourceError(
-                f"{self.name}: {err}.", None, "Check free disk space, permissions and the path."
-            ) from err
-        except (MemoryError, RuntimeError) as err:
-            if not (isinstance(err, MemoryError) or "out of memory" in str(err) or "allocate memory" in str(err)):
-                raise
-            raise ResourceError(
-                f"{self.name}: out of memory.", "batch", "Use a smaller batch or preset, or another device."
-            ) from err
 
     def parse(self, params: dict[str, Any]) -> Request:
         """Turn plain values into a request.
@@ -110,6 +101,24 @@ class Job:
                 parameter,
                 f"See `sparsevit {self.name} --help`.",
             ) from err
+
+
+@contextmanager
+def resource_errors(what: str) -> Iterator[None]:
+    """Say in a sentence that `what` ran out of disk, permissions or memory.
+
+    Raises:
+        ResourceError: In place of what the system or torch raised.
+    """
+    try:
+        yield
+    except OSError as err:
+        raise ResourceError(f"{what}: {err}.", None, "Check free disk space, permissions and the path.") from err
+    except (MemoryError, RuntimeError) as err:
+        if not (isinstance(err, MemoryError) or "out of memory" in str(err) or "allocate memory" in str(err)):
+            raise
+        hint = "Use a smaller batch or preset, or another device."
+        raise ResourceError(f"{what}: out of memory.", "batch", hint) from err
 
 
 def _settings_type(annotation: Any) -> Any | None:

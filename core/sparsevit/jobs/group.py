@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import signal
 import tempfile
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -17,7 +18,7 @@ from torch import multiprocessing
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
 from sparsevit.errors import CancelledError, InputError, ResourceError, SparseViTError
-from sparsevit.jobs.base import Result
+from sparsevit.jobs.base import Result, resource_errors
 from sparsevit.models.hardware import HardwareSettings, resolve_device
 from sparsevit.reporting import CallbackReporter, Reporter
 from sparsevit.training import group
@@ -109,6 +110,7 @@ def _member(
     rank: int, run: Run[AnyResult], request: Any, devices: int, rendezvous: Path, sender: Connection, stop: Event
 ) -> None:
     """One process of the group; all come to the same errors, so the first one's word is enough."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the leader says when to stop
     cuda = resolve_device(request.hardware).type == "cuda"
     if cuda:
         torch.cuda.set_device(rank)
@@ -121,7 +123,9 @@ def _member(
                 run(request, Reporter())
             return
         try:
-            sender.send(("result", run(request, CallbackReporter(lambda *event: sender.send(event), stop.is_set))))
+            with resource_errors("training"):
+                result = run(request, CallbackReporter(lambda *event: sender.send(event), stop.is_set))
+            sender.send(("result", result))
         except CancelledError:
             sender.send(("cancelled", None))
         except SparseViTError as err:

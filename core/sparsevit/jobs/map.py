@@ -9,22 +9,26 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from sparsevit.assessment.reference import reference_on
 from sparsevit.errors import InputError
+from sparsevit.geodata.legend import load_scheme
+from sparsevit.geodata.scene import open_scene
 from sparsevit.geodata.tile_index import TilingSettings
 from sparsevit.jobs import assess, predict, pseudomask, refine, review, tag, tiles, train
 from sparsevit.jobs.base import Job, Request, Result, absolute
+from sparsevit.labels.mapping import load_mapping
 from sparsevit.labels.settings import TagSettings
 from sparsevit.mapping.predict import MappingSettings
 from sparsevit.models.edges import EdgeSettings
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.pretrained import PretrainedSettings
-from sparsevit.outputs import check_writable
+from sparsevit.outputs import check_distinct, check_writable
 from sparsevit.reporting import Reporter
 from sparsevit.training.head_budget import BudgetSettings
 from sparsevit.training.loop import TrainingSettings
 from sparsevit.training.phases import ClassifierSettings
-from sparsevit.training.refinement import RefinementSettings
-from sparsevit.weak.pseudomask import PseudomaskSettings
+from sparsevit.training.refinement import RefinementSettings, check_decoder
+from sparsevit.weak.pseudomask import PseudomaskSettings, check_method
 
 
 class MapRequest(Request):
@@ -56,7 +60,7 @@ class MapRequest(Request):
     tagging: TagSettings = TagSettings()
     review: bool = Field(
         default=True,
-        description="Review the tags first; learn nothing from those that are rather wrong than right (see `review`).",
+        description="Review the tags first; learn nothing from those that are probably wrong (see `review`).",
     )
     classifier: ClassifierSettings = ClassifierSettings()
     pretrained: PretrainedSettings = PretrainedSettings()
@@ -72,6 +76,10 @@ class MapRequest(Request):
         description="Reference for the report; without one there is no report, only scores on held-out tags.",
     )
     reference_field: str | None = Field(default=None, description="Class field of a vector reference.")
+    reference_mapping: Path | dict[str, str | int | None] | None = Field(
+        default=None,
+        description="From values of the reference to codes or names of the scheme (JSON or two-column CSV).",
+    )
     landcover: Path = Field(description="Land-cover raster to write (.tif).")
     tiles: Path = Field(description="Tile index to write (.gpkg).")
     pseudomask: Path = Field(description="Pseudomask raster to write (.tif).")
@@ -129,6 +137,7 @@ def run(request: MapRequest, reporter: Reporter) -> MapResult:
     painted = _pick(
         pseudomask.PseudomaskRequest,
         request,
+        scene=[],  # as the tile index names it, with the names of its bands
         model=request.classifier_model,
         output=request.pseudomask,
         confidence=None,
@@ -182,54 +191,82 @@ def _review(request: MapRequest, reporter: Reporter) -> review.ReviewResult:
 
 
 def _assess(request: MapRequest, reporter: Reporter) -> assess.AssessResult | None:
-    if not (request.reference and request.report):
+    """The report; where it cannot be made after all, the map is worth having without it."""
+    if request.reference is None:
         return None
+    try:
+        return assess.run(_assessment(request), reporter)
+    except InputError as err:
+        reporter.log(f"There is no report: {err}", "warning")
+        return None
+
+
+def _assessment(request: MapRequest) -> assess.AssessRequest:
     options = {
         "map": request.landcover,
         "reference": request.reference,
         "field": request.reference_field,
+        "mapping": request.reference_mapping,
         "scheme": request.scheme,
         "output": request.report,
         "json_output": request.report_json,
     }
-    return assess.run(assess.AssessRequest.model_validate(options), reporter)
+    return assess.AssessRequest.model_validate(options)
 
 
 def check_request(request: MapRequest) -> None:
     """Refuse what cannot work at the end before any work starts.
 
     Raises:
-        InputError: An output cannot be written, two outputs are the same file, a report lacks its reference, or the
-            heads that clusters are made of may all be closed.
+        InputError: An output cannot be written or is the same file as another or an input; a report and its reference
+            do not come together, or the reference cannot be used; network, maps and decoder do not fit each other.
     """
     files = {
-        "landcover": (request.landcover, ".tif"),
-        "tiles": (request.tiles, ".gpkg"),
-        "pseudomask": (request.pseudomask, ".tif"),
-        "confidence": (request.confidence, ".tif"),
-        "classifier_model": (request.classifier_model, ".safetensors"),
-        "model": (request.model, ".safetensors"),
-        "report": (request.report, ".html"),
-        "report_json": (request.report_json, ".json"),
+        "landcover": (request.landcover, (".tif", ".tiff")),
+        "tiles": (request.tiles, (".gpkg",)),
+        "pseudomask": (request.pseudomask, (".tif", ".tiff")),
+        "confidence": (request.confidence, (".tif", ".tiff")),
+        "classifier_model": (request.classifier_model, (".safetensors",)),
+        "model": (request.model, (".safetensors",)),
+        "report": (request.report, (".html", ".htm")),
+        "report_json": (request.report_json, (".json",)),
     }
-    seen: dict[Path, str] = {}
-    for name, (path, suffix) in files.items():
-        if path is None:
-            continue
-        check_writable(path, (suffix,), name)
-        other = seen.setdefault(path.resolve(), name)
-        if other != name:
-            raise InputError(
-                f"'{name}' and '{other}' are the same file {path}.", name, "Give each output its own name."
-            )
+    for name, (path, suffixes) in files.items():
+        if path:
+            check_writable(path, suffixes, name)
+    inputs = [path for path in (*request.scene, request.layer, request.raster, request.reference) if path]
+    check_distinct({name: path for name, (path, _) in files.items()}, inputs)
+    class_tokens = request.classifier.network != "gated"
+    check_method(request.pseudomasks.method, class_tokens)
+    check_decoder(request.refinement, not class_tokens)
     if request.pseudomasks.method == "clusters" and request.budget.heads_kept == 0:
         raise InputError(
             "'clusters' needs heads in the last block; finding how few heads will do may leave none there.",
             "heads_kept",
             "Give a share, such as 0.3 as published.",
         )
-    if request.report and not request.reference:
+    if (request.report or request.report_json) and not request.reference:
         raise InputError("A report needs a reference.", "reference", "Give one, or leave the report out.")
+    if request.reference and not request.report:
+        raise InputError("The reference is for a report.", "report", "Say where to write it, or leave both out.")
+    if request.reference:
+        _check_reference(request)
+
+
+def _check_reference(request: MapRequest) -> None:
+    scheme = load_scheme(request.scheme)
+    translation = load_mapping(request.reference_mapping, scheme)
+    with open_scene(request.scene, request.band_names or None) as scene:
+        try:
+            reference = assess.open_reference(_assessment(request), scene.grid, scheme, translation)
+            with reference_on(reference, scene.grid):
+                pass
+        except InputError as err:  # `field` and `mapping` are those of the tags here
+            parameter, hint = err.parameter, err.hint
+            if parameter in ("field", "mapping"):
+                hint = hint and hint.replace("'mapping'", "'reference_mapping'")
+                parameter = f"reference_{parameter}"
+            raise InputError(err.message, parameter, hint) from err
 
 
 def _footprints(request: MapRequest) -> Path | None:

@@ -18,7 +18,7 @@ from sparsevit.mapping.predict import MapFiles, MappingSettings, check_scene, wr
 from sparsevit.models.edges import EdgeSettings
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.model_file import load_model
-from sparsevit.outputs import check_writable
+from sparsevit.outputs import check_distinct, check_writable
 from sparsevit.reporting import Reporter
 
 
@@ -65,13 +65,11 @@ def run(request: PredictRequest, reporter: Reporter) -> PredictResult:
         InputError: Model and scene do not fit, nothing is inside the extent or mask, or the scene holds no data.
     """
     started = time.monotonic()
-    for path, name in (
-        (request.output, "output"),
-        (request.confidence, "confidence"),
-        (request.probabilities, "probabilities"),
-    ):
+    files = {name: getattr(request, name) for name in ("output", "confidence", "probabilities")}
+    for name, path in files.items():
         if path:
             check_writable(path, (".tif", ".tiff"), name)
+    check_distinct(files, request.scene)
     model, card = load_model(request.model)
     scheme = parse_scheme(card.scheme, str(request.model))
     with open_scene(request.scene, request.band_names or None) as whole:

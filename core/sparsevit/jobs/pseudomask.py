@@ -16,10 +16,10 @@ from rasterio.windows import Window
 from sparsevit.errors import InputError
 from sparsevit.geodata.legend import NODATA, ClassScheme, parse_scheme
 from sparsevit.geodata.scene import Scene, open_scene, open_scene_in_place
-from sparsevit.geodata.tile_index import TileIndex, check_place, groups, read_tile_index
+from sparsevit.geodata.tile_index import TileIndex, check_place, check_replaced, groups, read_tile_index
 from sparsevit.geodata.writer import CAUTIONS_TAG, class_raster, float_raster, share_by_class
 from sparsevit.jobs.base import Job, Request, Result, absolute
-from sparsevit.labels.allowed import allowed_classes
+from sparsevit.labels.allowed import AllowedClasses
 from sparsevit.mapping.heads import write_heads
 from sparsevit.mapping.predict import MappingSettings, check_scene, edge_refiner
 from sparsevit.mapping.streaming import BatchRunner, sweep
@@ -27,7 +27,7 @@ from sparsevit.models.edges import REACH, EdgeSettings
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.model_file import ModelCard, load_model
-from sparsevit.outputs import check_writable
+from sparsevit.outputs import check_distinct, check_writable
 from sparsevit.reporting import Reporter
 from sparsevit.weak.pseudomask import PseudomaskSettings, label, tile_evidence
 
@@ -109,24 +109,26 @@ def run(request: PseudomaskRequest, reporter: Reporter) -> PseudomaskResult:
 
 
 def _sources(request: PseudomaskRequest, index: TileIndex | None) -> list[Source]:
-    patches = index is not None and not index.scene and not request.scene
-    if not patches:
+    files = {"output": request.output, "confidence": request.confidence, "heads": request.heads}
+    if index is not None:
+        check_replaced(index, request.scene)
+    if index is None or index.scene:
         rasters = request.scene or (index.scene if index else [])
         if not rasters:
             raise InputError(
                 "There is no scene to paint.", "scene", "Give its rasters, or a tile index that names them."
             )
-        for path, name in ((request.output, "output"), (request.confidence, "confidence"), (request.heads, "heads")):
+        for name, path in files.items():
             if path:
                 check_writable(path, (".tif", ".tiff"), name)
+        check_distinct(files, rasters)
         return [Source(rasters, index, request.output, request.confidence, request.heads)]
-    assert index is not None
-    folders = [f for f in (request.output, request.confidence, request.heads) if f]
-    for folder in folders:
+    check_distinct(files)
+    for name, folder in files.items():
+        if folder is None:
+            continue
         if folder.suffix:
-            raise InputError(
-                f"{folder} is a file name, but the index holds patches.", "output", "Give a folder instead."
-            )
+            raise InputError(f"{folder} is a file name, but the index holds patches.", name, "Give a folder instead.")
         folder.mkdir(parents=True, exist_ok=True)
     return list(_patches(request, index))
 
@@ -158,8 +160,9 @@ def paint_scene(
     """Paint one scene, row by row; returns pixel counts by code `[256]`, 255 being the ignore band."""
     area = scene.grid.window(request.extent) if request.extent else Window(0, 0, scene.grid.width, scene.grid.height)
     settings = request.pseudomask
-    allowed = allowed_classes(source.index, scheme)
-    runner = BatchRunner(tile_evidence(model, settings, request.hardware, allowed), settings.pseudomask_batch, reporter)
+    allowed = AllowedClasses(source.index, scheme)
+    evidence = tile_evidence(model, settings, request.hardware, allowed.known)
+    runner = BatchRunner(evidence, settings.pseudomask_batch, reporter)
     codes = np.array([*scheme.codes, NODATA], np.uint8)  # the last one is index -1: the ignore band
     counts = np.zeros(256, np.int64)
     side, grid = model.architecture.tile, scene.grid.crop(area)

@@ -20,11 +20,12 @@ from sparsevit.jobs.pseudomask import mask_name
 from sparsevit.jobs.resumable import ResumableRequest, prepare_checkpoints
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.model_file import load_model, save_model
+from sparsevit.models.vit import SparseViT
 from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
 from sparsevit.training import group
 from sparsevit.training.loop import TrainingSettings, make_fabric
-from sparsevit.training.refinement import ROUND, Refinement, RefinementSettings, refine
+from sparsevit.training.refinement import ROUND, Refinement, RefinementSettings, check_decoder, refine
 from sparsevit.training.tagged import load_training_data
 
 
@@ -71,16 +72,18 @@ def run(request: RefineRequest, reporter: Reporter) -> RefineResult:
     """Refine and write the land-cover model."""
     started = time.monotonic()
     check_writable(request.output, (".safetensors",))
-    prepare_checkpoints(request, f"{ROUND}*.checkpoint")
     index = read_tile_index(request.tiles)
     classifier, card = load_model(request.classifier, "classifier", "classifier")
+    check_decoder(request.refinement, isinstance(classifier.vit, SparseViT))
     if not request.pseudomask.exists():
         raise InputError(
             f"The pseudomask {request.pseudomask} does not exist.", "pseudomask", "Run 'pseudomask' first."
         )
+    prepare_checkpoints(request, f"{ROUND}*.checkpoint")
     scheme = parse_scheme(card.scheme, str(request.classifier))
     card.check_gsd(index.gsd, f"The tile index {request.tiles.name}", "tiles")
-    data = load_training_data(index, request.scene, scheme.names, card.bands, reporter.part(0, 0.05))
+    index = index.with_classes(scheme)  # in the order of the network's outputs
+    data = load_training_data(index, request.scene, [], card.bands, reporter.part(0, 0.05))
     data = data.with_threshold(card.presence_threshold)
     masks = read_masks(data.train_index, request, scheme)
     refinement = refine(
@@ -95,7 +98,7 @@ def run(request: RefineRequest, reporter: Reporter) -> RefineResult:
         reporter.part(0.05, 1),
         request.checkpoints,
     )
-    text = decision(refinement, request.refinement)
+    text = decision(refinement, request.refinement, "held-out" if data.validation else "training")
     reporter.log(text)
     metrics = card.metrics | {"evidence_tag_loss": refinement.evidence_tag_loss, "map_tag_loss": refinement.tag_loss}
     settings = card.settings | {"refinement": asdict(request.refinement)}
@@ -137,14 +140,14 @@ def read_masks(index: TileIndex, request: RefineRequest, scheme: ClassScheme) ->
     return torch.from_numpy(masks)
 
 
-def decision(refinement: Refinement, settings: RefinementSettings) -> str:
-    """One sentence on what the guard decided."""
+def decision(refinement: Refinement, settings: RefinementSettings, judges: str) -> str:
+    """One sentence on what the guard decided, by the tags of held-out or of training tiles."""
     before, after, weight = refinement.evidence_tag_loss, refinement.tag_loss, refinement.refined_weight
     if weight == 0:
-        return f"Refinement refused: no round explained the held-out tags as well as the evidence ({before:.3f})."
+        return f"Refinement refused: no round explained the {judges} tags as well as the evidence ({before:.3f})."
     network = {"unet": "U-Net", "segmenter": "Segmenter"}[settings.decoder]
     return (
-        f"Refinement accepted: held-out tag loss {before:.3f} → {after:.3f}; the {network} has weight {weight:g} "
+        f"Refinement accepted: {judges} tag loss {before:.3f} → {after:.3f}; the {network} has weight {weight:g} "
         "against the evidence."
     )
 

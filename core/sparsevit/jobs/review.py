@@ -37,7 +37,7 @@ class ReviewRequest(Request):
     scene: list[Path] = Field(default=[], description="Rasters to read instead of those that the tile index names.")
     forget: bool = Field(
         default=False,
-        description="Make tags unknown that are rather wrong than right, so that nothing is learned from them; else "
+        description="Make tags unknown that are probably wrong, so that nothing is learned from them; else "
         "only show them.",
     )
     review_epochs: int = Field(default=120, ge=1, description="Epochs of each network.")

@@ -192,7 +192,11 @@ def _nothing_tagged(request: TagRequest, index: TileIndex) -> InputError:
     elif request.source == "raster":
         hint = "Check the raster's codes, give a 'mapping', or lower 'min_labelled'."
     source = request.layer or request.raster or request.tiles
-    return InputError(f"{source} tags no tile of {request.tiles}.", "layer" if request.layer else request.source, hint)
+    return InputError(
+        f"{source} tags no tile of {request.tiles}.",
+        "layer" if request.layer else "raster" if request.raster else "tiles",
+        hint,
+    )
 
 
 JOB = Job("tag", TagRequest, run)

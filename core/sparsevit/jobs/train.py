@@ -69,9 +69,9 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
     """Train a classifier and write its model file."""
     started = time.monotonic()
     check_writable(request.output, (".safetensors",))
-    prepare_checkpoints(request, "*.checkpoint")  # those of a refinement, too: it was of another classifier
     index = read_tile_index(request.tiles)
     data = load_training_data(index, request.scene, request.classes, request.bands, reporter.part(0, 0.05))
+    prepare_checkpoints(request, "*.checkpoint")  # those of a refinement, too: it was of another classifier
     cautions = contrast_warnings(data.train.tags.numpy(), data.scheme)
     for text in cautions:
         reporter.log(f"Training tiles: {text}", "warning")

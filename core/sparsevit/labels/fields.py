@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -25,12 +26,12 @@ YES, NO = {"1", "true", "t", "yes", "y", "present"}, {"0", "false", "f", "no", "
 
 
 def text_tags(
-    texts: Iterable[object], scheme: ClassScheme, translation: Translation | None, complete: bool, where: str
+    texts: Iterable[Any], scheme: ClassScheme, translation: Translation | None, complete: bool, where: str
 ) -> TagArray:
     """Tags from texts that list classes, separated by `,`, `;` or `|`.
 
     Args:
-        texts: One text per tile; empty or null means that nothing is known.
+        texts: One text, or one code, per tile; empty or null means that nothing is known.
         scheme: The classes.
         translation: Mapping of the texts' words to classes.
         complete: Classes that a text does not list are absent; else unknown.
@@ -45,9 +46,10 @@ def text_tags(
     position = {code: j for j, code in enumerate(scheme.codes)}
     known = known_labels(scheme, translation)
     rows = []
-    for text in texts:
+    for value in texts:
         row = np.full(len(position), UNKNOWN, np.int8)
-        if isinstance(text, str) and text.strip():
+        text = "" if pandas.isna(value) else str(value).strip()
+        if text:
             codes = {resolve(label, scheme, translation, where) for label in split_labels(text, known)}
             if complete:
                 row[:] = ABSENT

@@ -172,6 +172,9 @@ def start_from(network: SparseViT | WeakTr, encoder: PretrainedEncoder, bands: l
     if isinstance(network, SparseViT):
         heads = ("head.0", "token_head.0") if network.token_head is not None else ("head.0",)
         state |= {f"{head}.{part}": weights[f"norm.{part}"] for head in heads for part in ("weight", "bias")}
+    for key, bias in network.state_dict().items():
+        if key.endswith("attn.qkv.bias") and key not in state:  # WeakTr has one, the file's transformer none
+            state[key] = torch.zeros_like(bias)
     left = network.load_state_dict(state, strict=False)
     own = ("head.", "token_head.", "gates.", "cam_head.", "fusion.", "fine_head.", "peaks")
     lacking = [key for key in left.missing_keys if not any(part in key for part in own)]

@@ -121,7 +121,7 @@ class WeakTr(GatedTransformer):
         self.cam_head = nn.Conv2d(vit.width, vit.classes, 3, padding=1)
         self.fusion = AttentionFusion(sum(vit.heads), vit.head_width, config.fusion_hidden, config.feature_hidden)
         self.fine_head = FineHead(vit.classes) if config.mode == "repaired" else None
-        # Maps are compared by what is usual where a class occurs, not by the tile: see `MapRange`.
+        # Maps are compared by what is usual where a class occurs, not by the tile: see `class_maps.normalise_maps`.
         self.register_buffer("peaks", torch.ones(len(MAP_METHODS), vit.classes))
 
     def forward(self, x: Tensor) -> WeakTrOutput:

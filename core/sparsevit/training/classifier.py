@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from sparsevit.training.start import Start
 from sparsevit.training.tiles import TaggedTiles
 
 SPECTRAL_WIDTH = 64
+PATCH_TOLERANCE = 1.6
+"""Factor by which patches may differ from the size asked for, so that a whole number of them makes a tile."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,7 @@ def architecture_for(
         start: Pretrained encoder, whose shape takes the place of the preset's.
 
     Raises:
-        InputError: The preset needs tiles of another size.
+        InputError: The preset, or the patches, need tiles of another size.
     """
     if start is None and settings.preset == "reference" and tile != REFERENCE_TILE:
         raise InputError(
@@ -201,10 +204,7 @@ def architecture_for(
             "preset",
             f"Cut tiles of {REFERENCE_TILE * gsd:g} m, or choose another preset.",
         )
-    wanted = max(settings.patch_size_m / gsd, 1)
-    patch = min(
-        (p for p in range(1, tile + 1) if tile % p == 0), key=lambda p: abs(p - wanted)
-    )  # a whole number of patches
+    patch = fitting_patch(tile, gsd, settings)
     if start is None:
         gated = preset_config(settings.preset, channels, classes, tile, patch)
     else:
@@ -213,3 +213,27 @@ def architecture_for(
     if settings.network != "gated":
         vit = weaktr_config(gated, "faithful" if settings.network == "weaktr_faithful" else "repaired")
     return Architecture(channels, classes, tile, vit, SPECTRAL_WIDTH, "", {"vit": 0.5, "spectral": 0.5})
+
+
+def fitting_patch(tile: int, gsd: float, settings: ClassifierSettings) -> int:
+    """Side of a token's patch (pixels) near the one asked for, of which a whole number makes a tile.
+
+    Args:
+        tile: Side of a tile (pixels).
+        gsd: Ground sampling distance (m).
+        settings: Patch size (m), which the preset `reference` ignores.
+
+    Raises:
+        InputError: None is near: much smaller patches would be too many, much larger ones too coarse.
+    """
+    wanted = min(max(settings.patch_size_m / gsd, 1), tile)
+    patch = min((p for p in range(1, tile + 1) if tile % p == 0), key=lambda p: abs(math.log(p / wanted)))
+    if settings.preset != "reference" and not 1 / PATCH_TOLERANCE <= patch / wanted <= PATCH_TOLERANCE:
+        near = round(wanted)
+        raise InputError(
+            f"Tiles of {tile} pixels cannot be cut into patches of about {settings.patch_size_m:g} m: those of "
+            f"{patch * gsd:g} m come nearest.",
+            "patch_size_m",
+            f"Cut tiles of {max(round(tile / near), 1) * near * gsd:g} m.",
+        )
+    return patch

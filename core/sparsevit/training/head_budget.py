@@ -79,7 +79,7 @@ class HeadBudget:
 
     def penalty(self) -> Tensor:
         """Mean over all gates of P(open) by the inference rule, σ(log_alpha); in [0, 1] at any size of network."""
-        return torch.sigmoid(torch.cat([g.log_alpha for g in self.gates])).mean()
+        return torch.cat([g.distribution.p_open(g.log_alpha) for g in self.gates]).mean()
 
     def scores(self) -> Tensor:
         """Scores of all heads, layer by layer."""
@@ -87,7 +87,7 @@ class HeadBudget:
 
     def open_probability(self) -> list[list[float]]:
         """P(open) of every head, layer by layer; above 0.5 for those that `mask` keeps, but for ties."""
-        return [torch.sigmoid(g.log_alpha.detach()).tolist() for g in self.gates]
+        return [g.distribution.p_open(g.log_alpha.detach()).tolist() for g in self.gates]
 
     def mask(self) -> list[Tensor]:
         """The best `keep` heads as one mask per layer."""

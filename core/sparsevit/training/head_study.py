@@ -149,25 +149,25 @@ class SeedStudy:
             span = (1 - dense_share) / len(wanted)
             name = method if share == 1 else f"{method}, {share:.0%}"
             part = reporter.part(dense_share + k * span, dense_share + (k + 1) * span, name)
-            keep = heads_to_keep(share, sum(heads))
-            yield self.point(self.variant(dense, importance, method, keep, part), method, share, part)
+            keep, learned = heads_to_keep(share, sum(heads)), settings.pruning_epochs / tail
+            vit = self.variant(dense, importance, method, keep, part.part(0, learned))
+            yield self.point(vit, method, share, part.part(learned, 1))
 
     def variant(
         self, dense: TagTransformer, importance: list[Tensor], method: str, keep: int, reporter: Reporter
     ) -> TagTransformer:
         """The transformer with `keep` heads, chosen by a method and trained on."""
         heads = dense.heads
-        part = reporter.part(0, 0.9)
         if method == "learned gates":
             self.model.vit = copy.deepcopy(dense).requires_grad_(True)
-            self.phases.choose_heads(dense, keep, self.settings, part)
+            self.phases.choose_heads(dense, keep, self.settings, reporter)
             return self.model.vit
         masks = {
             ALL_HEADS: lambda: [torch.ones(h, dtype=torch.bool) for h in heads],
             "Taylor importance": lambda: best_mask(importance, keep),
             "random heads": lambda: random_mask(heads, keep, self.training.seed),
         }
-        return self.phases.pruned(dense, masks[method](), method, self.settings, self.settings.pruning_epochs, part)
+        return self.phases.pruned(dense, masks[method](), method, self.settings, self.settings.pruning_epochs, reporter)
 
     def point(self, vit: TagTransformer, method: str, share: float, reporter: Reporter) -> StudyPoint:
         """Score a variant."""
@@ -179,7 +179,7 @@ class SeedStudy:
         if self.truth:
             miou = map_miou(model, self.validation, self.truth.masks, self.fabric)
             if self.truth.refinement:
-                refined = self._refined(model.eval().requires_grad_(False), self.truth, reporter.part(0.2, 1))
+                refined = self._refined(model.eval().requires_grad_(False), self.truth, reporter)
         kept = sum(vit.heads)
         f1, ap, loss = scores.macro_f1, scores.mean_ap, scores.tag_loss
         return StudyPoint(self.training.seed, method, share, kept, f1, ap, loss, miou, refined)

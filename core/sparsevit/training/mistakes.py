@@ -13,7 +13,7 @@ from sparsevit.geodata.tile_index import ABSENT, PRESENT
 SUREST = 0.99
 """Nothing is expected with more certainty: with 0.999 a few proper tags of development blocks were doubted."""
 DOUBTFUL = 0.5
-"""From which probability on a tag is rather wrong than right."""
+"""From which probability of being wrong on a tag is doubted."""
 MOST_SWAPS = 3
 """In one tile; what would be more counts as left out and added."""
 STEPS = 50

@@ -23,7 +23,7 @@ from sparsevit.models.weaktr import WeakTrOutput
 from sparsevit.reporting import Reporter
 from sparsevit.settings import STRICT
 from sparsevit.training.augment import random_dihedral
-from sparsevit.training.checkpoint import fingerprint_of
+from sparsevit.training.checkpoint import fingerprint, fingerprint_of
 from sparsevit.training.head_budget import HeadBudget
 from sparsevit.training.loop import Phase, TrainingSettings, fit, parameter_groups, seed_for
 from sparsevit.training.losses import SLOPE, balance, fraction_loss, learning_slope, tag_loss
@@ -98,8 +98,10 @@ class ClassifierTraining:
         self.weights = balance(tiles.tags).to(fabric.device)
         self.data = fingerprint_of(model, tiles.tags)
 
-    def _fit(self, phase: Phase, reporter: Reporter) -> None:
-        fit(replace(phase, data=self.data), self.training, self.fabric, reporter, self.folder)
+    def _fit(self, phase: Phase, reporter: Reporter, *depends: object) -> None:
+        """Train a phase; its checkpoint is good for the same tags, threshold, and what else it depends on."""
+        data = fingerprint(self.data, self.tiles.presence_threshold, *depends)
+        fit(replace(phase, data=data), self.training, self.fabric, reporter, self.folder)
 
     def _batch(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised tiles, their valid mask and their tags, randomly flipped and turned."""
@@ -144,7 +146,7 @@ class ClassifierTraining:
             return fraction_loss(logits, valid, tags, learner.threshold, self.weights, SLOPE)
 
         own = {"params": [learner.log_threshold], "weight_decay": 0.0, "lr": THRESHOLD_LEARNING_RATE}
-        self._fit_spectral("threshold", learner, settings, loss, [own], reporter)
+        self._fit_spectral("threshold", learner, settings, loss, [own], reporter, lambda _: learner.project())
         self.tiles = replace(self.tiles, presence_threshold=learner.threshold.item())
         reporter.log(f"The tags look as if a class is tagged from {self.tiles.presence_threshold:.1%} of a tile.")
 
@@ -156,6 +158,7 @@ class ClassifierTraining:
         loss_of: Callable[[Tensor, Tensor, Tensor], Tensor],
         more: list[dict[str, Any]],
         reporter: Reporter,
+        after_step: Callable[[float], None] | None = None,
     ) -> None:
         """Train the per-pixel network, or what holds it.
 
@@ -169,6 +172,7 @@ class ClassifierTraining:
             loss_of: Loss of class logits, valid pixels and tags.
             more: Parameters beside those of the per-pixel network.
             reporter: Progress.
+            after_step: See `Phase`.
         """
         spectral = self._spectral()
         stride = max(self.model.architecture.tile // SPECTRAL_GRID, 1)
@@ -180,7 +184,9 @@ class ClassifierTraining:
         groups = parameter_groups(spectral, self.training.weight_decay) + more
         # A hundred times fewer weights than the transformer: it wants larger steps.
         rate = 10 * self.training.learning_rate
-        phase = Phase(name, network, loss, len(self.tiles), settings.spectral_epochs, groups, learning_rate=rate)
+        phase = Phase(
+            name, network, loss, len(self.tiles), settings.spectral_epochs, groups, after_step, learning_rate=rate
+        )
         self._fit(phase, reporter)
 
     def _fraction_loss(self, logits: Tensor, valid: Tensor, tags: Tensor) -> Tensor:
@@ -222,7 +228,7 @@ class ClassifierTraining:
 
         rate = self.training.learning_rate / 2
         phase = Phase("gates", vit, loss, len(self.tiles), settings.gate_epochs, groups, budget.project, None, rate)
-        self._fit(phase, reporter)
+        self._fit(phase, reporter, keep, settings.gate_penalty, settings.gate_learning_rate, settings.distillation)
         return budget
 
     def choose_heads(
@@ -295,9 +301,8 @@ class ClassifierTraining:
             z, valid, tags = self._batch(positions)
             return self._distilled(vit(z), teacher, z, valid, tags, settings.distillation)
 
-        self._fit(
-            Phase(name, vit, loss, len(self.tiles), epochs, learning_rate=self.training.learning_rate / 2), reporter
-        )
+        phase = Phase(name, vit, loss, len(self.tiles), epochs, learning_rate=self.training.learning_rate / 2)
+        self._fit(phase, reporter, settings.distillation)
 
     def _distilled(
         self,

@@ -140,7 +140,7 @@ def refine(
         evidence_weights: Exponents of its networks in the evidence.
         settings: Rounds, losses, network.
         tiles: Training tiles.
-        masks: Their pseudomasks `[N, H, W]`, class index or -1.
+        masks: Their pseudomasks `[N, H, W]`, class index or -1 (int16: they lie in memory).
         validation: Held-out tiles for the guard; the training tiles' tags stand in if there are none.
         training: Optimiser, batch, seed.
         fabric: Device and precision.
@@ -168,7 +168,7 @@ def refine(
         chosen, accepted = guarded(losses, evidence, before)
         candidate, loss = blends[chosen], losses[chosen]
         fresh = restricted_masks(candidate, tiles, settings.min_confidence, fabric)
-        changed = float((fresh != masks).float().mean())
+        changed = int((fresh != masks).sum()) / masks.numel()
         rounds.append(Round(number, changed, float(loss.mean()), accepted))
         reporter.metric("held_out_tag_loss", number, float(loss.mean()))
         if accepted:
@@ -226,17 +226,29 @@ def joined(
 
 
 def fresh_decoder(model: LandCoverModel, settings: RefinementSettings) -> nn.Module:
-    """An untrained U-Net, or an untrained mask transformer on a copy of the classifier's transformer.
+    """An untrained U-Net, or an untrained mask transformer on a copy of the classifier's transformer."""
+    check_decoder(settings, isinstance(model.vit, SparseViT))
+    if settings.decoder == "unet":
+        return RefinementUNet(settings.encoder, model.architecture.channels, model.architecture.classes)
+    assert isinstance(model.vit, SparseViT)
+    return segmenter_on(model.vit)
+
+
+def check_decoder(settings: RefinementSettings, gated: bool) -> None:
+    """Refuse a network that cannot be built, before anything is read or trained.
+
+    Args:
+        settings: Which network.
+        gated: Whether the classifier has a gated transformer.
 
     Raises:
-        InputError: The classifier has no gated transformer.
+        InputError: A Segmenter has no gated transformer to stand on, or the encoder of the U-Net is unknown.
     """
-    a = model.architecture
     if settings.decoder == "unet":
-        return RefinementUNet(settings.encoder, a.channels, a.classes)
-    if not isinstance(model.vit, SparseViT):
+        with torch.device("meta"):  # takes neither memory nor time
+            RefinementUNet(settings.encoder, 1, 1)
+    elif not gated:
         raise InputError("A Segmenter needs a classifier with a gated transformer.", "decoder", "Choose 'unet'.")
-    return segmenter_on(model.vit)
 
 
 def train_decoder(
@@ -275,7 +287,7 @@ def train_decoder(
         fraction = fraction_loss(logits, valid, tags, threshold, weights)
         if mask_loss is None:
             return fraction
-        return settings.fraction_weight * fraction + settings.mask_weight * mask_loss(logits, target[0], tags)
+        return settings.fraction_weight * fraction + settings.mask_weight * mask_loss(logits, target[0].long(), tags)
 
     phase = Phase(
         f"{ROUND}{number}",
@@ -387,12 +399,12 @@ def restricted_masks(
     model: LandCoverModel, tiles: TaggedTiles, min_confidence: float, fabric: Fabric, batch: int = 64
 ) -> Tensor:
     """Masks `[N, H, W]` of the best class among each tile's tags; -1 below `min_confidence` and on nodata."""
-    masks = []
+    masks = torch.empty((len(tiles), *tiles.store.values.shape[2:]), dtype=torch.int16)
     for positions in torch.arange(len(tiles)).split(batch):
         raw = tiles.store.batch(positions).to(fabric.device)
         with fabric.autocast():
             log_p = model(raw).float()
         possible = allowed_by(tiles.tags[positions]).to(log_p.device)
         p, best = (log_p.exp() * possible[..., None, None]).max(dim=1)
-        masks.append(torch.where((p >= min_confidence) & torch.isfinite(raw).any(1), best, IGNORE).cpu())
-    return torch.cat(masks)
+        masks[positions] = torch.where((p >= min_confidence) & torch.isfinite(raw).any(1), best, IGNORE).short().cpu()
+    return masks

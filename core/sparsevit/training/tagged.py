@@ -60,7 +60,7 @@ def load_training_data(
         reporter: Progress.
 
     Raises:
-        InputError: There are no tags, no tagged training tiles, or a class that no training tile has.
+        InputError: There are no tags, no tagged training tiles, one class alone, or a class that no training tile has.
     """
     tags = index.tags()
     scheme, threshold = index.scheme, index.presence_threshold
@@ -69,6 +69,12 @@ def load_training_data(
         chosen = scheme.subset(list(classes), "classes")
         tags = tags[:, [scheme.codes.index(c) for c in chosen.codes]]
         scheme = chosen
+    if len(scheme.classes) < 2:
+        raise InputError(
+            f"One class, {scheme.names[0]}, is no map: every pixel would be of it.",
+            "classes",
+            "Keep or tag at least one class for what is something else.",
+        )
     known = (tags >= 0).any(axis=1)
     splits = index.frame["split"].to_numpy()
     masks = {name: known & (splits == name) for name in ("train", "validation")}

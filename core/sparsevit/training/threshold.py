@@ -39,8 +39,14 @@ class WithThreshold(nn.Module):
         self.network = network
         self.contrast = bool((tiles.tags == 0).sum() >= LEAST_ABSENT * (tiles.tags >= 0).sum())
         self.log_threshold = nn.Parameter(torch.tensor(math.log(tiles.presence_threshold)))
+        self.project()
 
     @property
     def threshold(self) -> Tensor:
         """Share of a tile from which a class counts as present, a scalar."""
-        return self.log_threshold.clamp(math.log(LOWEST), math.log(HIGHEST)).exp()
+        return self.log_threshold.exp()
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Bring the threshold back between its bounds."""
+        self.log_threshold.clamp_(math.log(LOWEST), math.log(HIGHEST))

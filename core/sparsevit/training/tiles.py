@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from sparsevit.errors import InputError
 from sparsevit.geodata.scene import Scene, open_scene, open_scene_in_place
-from sparsevit.geodata.tile_index import TileIndex, check_place, groups
+from sparsevit.geodata.tile_index import TileIndex, check_place, check_replaced, groups
 from sparsevit.reporting import Reporter
 
 
@@ -26,8 +28,10 @@ class TileStore:
     """
 
     def __init__(self, shape: tuple[int, int, int, int]) -> None:
-        self._file = tempfile.NamedTemporaryFile(prefix="sparsevit-tiles-")  # noqa: SIM115 (lives with the store)
-        self.values = np.memmap(self._file.name, dtype=np.float32, mode="w+", shape=shape)
+        with tempfile.TemporaryFile() as file:  # without a name: it is gone when the last map of it is
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a signal at some later write
+                os.posix_fallocate(file.fileno(), 0, max(math.prod(shape), 1) * np.dtype(np.float32).itemsize)
+            self.values = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
         self.positions = torch.arange(shape[0])
 
     def __len__(self) -> int:
@@ -80,6 +84,7 @@ def load_tiles(
     Raises:
         InputError: Tiles differ in size, or a raster lacks a band.
     """
+    check_replaced(index, scene_override or [])
     sizes = index.frame[["height", "width"]].drop_duplicates().to_numpy()
     if len(sizes) != 1:
         raise InputError("The tiles of the index differ in size.", "tiles", "Make a new index with 'tiles'.")

@@ -29,8 +29,9 @@ FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 TileEvidence = Callable[[Tensor, list[Window]], Tensor]
-Allowed = Callable[[Window], BoolArray]
-"""Classes that the tags allow in a window of the scene: `[K, H, W]`, true where nothing is known."""
+TagArray = npt.NDArray[np.int8]
+Known = Callable[[Window], TagArray]
+"""What the tags know of a window of the scene `[K]`: 1 present, 0 absent, -1 unknown."""
 
 IGNORE = -1
 LEAST_EVIDENCE = 0.01
@@ -83,7 +84,7 @@ def evidence_weights(model: LandCoverModel, settings: PseudomaskSettings) -> dic
 
 
 def tile_evidence(
-    model: LandCoverModel, settings: PseudomaskSettings, hardware: HardwareSettings, allowed: Allowed
+    model: LandCoverModel, settings: PseudomaskSettings, hardware: HardwareSettings, known: Known
 ) -> TileEvidence:
     """The evidence of tiles: raw tiles `[B, C, side, side]` to `[B, K, side, side]`, which sums to 1 over classes.
 
@@ -104,32 +105,40 @@ def tile_evidence(
     def painted(tiles: Tensor, windows: list[Window]) -> Tensor:
         with torch.inference_mode(), autocast(hardware, device):
             z = model.normalise(tiles.to(device))
-            tags = [np.asarray(allowed(w).any(axis=(1, 2))) for w in windows]
-            masks = paint_tiles(model, z, settings, tags)
-        known = torch.from_numpy(masks >= 0)
+            masks = paint_tiles(model, z, settings, [known(w) for w in windows])
+        labelled = torch.from_numpy(masks >= 0)
         one_hot = torch.nn.functional.one_hot(torch.from_numpy(masks).clamp_min(0), model.architecture.classes)
-        return (one_hot * known[..., None]).permute(0, 3, 1, 2).float()
+        return (one_hot * labelled[..., None]).permute(0, 3, 1, 2).float()
 
     def mapped(tiles: Tensor, windows: list[Window]) -> Tensor:
         with torch.inference_mode(), autocast(hardware, device):
-            possible = torch.from_numpy(np.stack([allowed(w).any(axis=(1, 2)) for w in windows])).to(device)
-            evidence = class_token_evidence(model, tiles.to(device), settings, possible)
+            tags = torch.from_numpy(np.stack([known(w) for w in windows])).to(device)
+            evidence = class_token_evidence(model, tiles.to(device), settings, tags)
         return evidence
 
+    check_method(settings.method, isinstance(model.vit, WeakTr))
     if settings.method == "evidence":
         return joint
-    if settings.method == "clusters":
-        if not isinstance(model.vit, SparseViT):
-            raise InputError("Clusters need a gated transformer.", "method", "Train with the network 'gated'.")
-        return painted
-    if not isinstance(model.vit, WeakTr):
-        raise InputError(f"{settings.method} needs class tokens.", "method", "Train with the network 'weaktr'.")
-    return mapped
+    return painted if settings.method == "clusters" else mapped
 
 
-def class_token_evidence(
-    model: LandCoverModel, tiles: Tensor, settings: PseudomaskSettings, possible: Tensor
-) -> Tensor:
+def check_method(method: str, class_tokens: bool) -> None:
+    """Refuse a source of maps that the transformer does not have.
+
+    Args:
+        method: As in `PseudomaskSettings`.
+        class_tokens: Whether the transformer is WeakTr.
+
+    Raises:
+        InputError: It has no clusters, or no class tokens.
+    """
+    if method == "clusters" and class_tokens:
+        raise InputError("Clusters need a gated transformer.", "method", "Train with the network 'gated'.")
+    if method in MAP_METHODS and not class_tokens:
+        raise InputError(f"{method} needs class tokens.", "method", "Train with the network 'weaktr'.")
+
+
+def class_token_evidence(model: LandCoverModel, tiles: Tensor, settings: PseudomaskSettings, tags: Tensor) -> Tensor:
     """Evidence `[B, K, side, side]` from the maps of class tokens, joined with the spectra.
 
     A map counts by what is usual where its class occurs (`WeakTr.peaks`), the same in every tile of a scene.
@@ -138,14 +147,13 @@ def class_token_evidence(
         model: A classifier with class tokens.
         tiles: Raw tiles `[B, C, side, side]`.
         settings: Which maps of how many views, and the weight of the spectral network.
-        possible: Which classes the tags allow `[B, K]`; all true where nothing is known.
+        tags: 1 present, 0 absent, -1 unknown `[B, K]`; what is unknown is left to the prediction.
     """
     network, method = model.vit, settings.method
     assert isinstance(network, WeakTr) and (method == "class_tokens" or method == "fine_cam")
     z = model.normalise(tiles)
     maps, logits = class_maps(network, z, method, PUBLISHED_VIEWS if settings.views == "published" else ONE_VIEW)
     peaks = network.peaks[MAP_METHODS.index(method)].float()
-    tags = torch.where(possible, torch.where(possible.all(1, keepdim=True), -1, 1), 0)
     evidence = map_evidence(normalise_maps(maps, peaks), presence(logits, tags))
     if settings.spectral_weight == 0 or model.spectral is None:
         return evidence
@@ -154,14 +162,14 @@ def class_token_evidence(
     return F.softmax((1 - settings.spectral_weight) * log_maps + settings.spectral_weight * log_spectra, dim=1)
 
 
-def paint_tiles(model: LandCoverModel, z: Tensor, settings: PseudomaskSettings, tags: list[BoolArray]) -> IntArray:
+def paint_tiles(model: LandCoverModel, z: Tensor, settings: PseudomaskSettings, tags: list[TagArray]) -> IntArray:
     """Masks `[B, side, side]` of normalised tiles by clustering heads; -1 where a tile shows no class at all.
 
     Args:
         model: A classifier with a transformer.
         z: Normalised tiles `[B, C, side, side]`.
         settings: Naming and re-classification.
-        tags: For each tile, which classes its tags allow `[K]`; all true where it has none.
+        tags: For each tile 1 present, 0 absent, -1 unknown `[K]`.
     """
     vit = model.vit
     assert isinstance(vit, SparseViT)
@@ -180,9 +188,10 @@ def paint_tiles(model: LandCoverModel, z: Tensor, settings: PseudomaskSettings, 
     return masks
 
 
-def _painted_classes(probability: FloatArray, tags: BoolArray) -> BoolArray:
-    """The known tags of a tile; the predicted ones (p ≥ 0.5) where it has none."""
-    return tags if not tags.all() else probability >= 0.5
+def _painted_classes(probability: FloatArray, tags: TagArray) -> BoolArray:
+    """The known tags of a tile; where a tag is unknown, what is predicted (p ≥ 0.5)."""
+    painted: BoolArray = np.where(tags < 0, probability >= 0.5, tags == 1)
+    return painted
 
 
 def _paint_tile(
@@ -203,6 +212,8 @@ def _paint_tile(
 def _reclassify(vit: SparseViT, z: Tensor, mask: IntArray, classes: IntArray) -> IntArray:
     """Step 8 of the published recipe, restricted to the classes of the tile: each region, all else set to the mean."""
     regions = np.unique(mask[mask >= 0])
+    if len(regions) == 0:
+        return mask
     inputs = torch.stack([z * torch.from_numpy(mask == r).to(z) for r in regions])
     best = vit(inputs).tags[:, torch.from_numpy(classes).to(z.device)].argmax(dim=1).cpu().numpy()
     out = mask.copy()
