@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,11 +128,30 @@ def phase_of(network: nn.Linear, x: Tensor, y: Tensor, epochs: int, validation: 
     )
 
 
+def diverging() -> Callable[[Tensor], Tensor]:
+    """A loss that is no number from the second epoch on."""
+    seen = 0
+
+    def loss(positions: Tensor) -> Tensor:
+        nonlocal seen
+        seen += len(positions)
+        return torch.tensor(1.0 if seen <= 32 else torch.nan, requires_grad=True)
+
+    return loss
+
+
 def test_training_fits_what_can_be_fitted(fabric: Fabric) -> None:
     network, x, y = line()
     fit(phase_of(network, x, y, 60), TrainingSettings(learning_rate=0.1, weight_decay=0), fabric, Reporter())
     assert (network(x) - y).square().mean() < 1e-2
     assert not network.training
+
+
+def test_a_training_that_diverges_is_an_input_error(fabric: Fabric) -> None:
+    network, x, y = line()
+    with pytest.raises(InputError, match="epoch 2 of 'line'") as raised:
+        fit(replace(phase_of(network, x, y, 4), loss=diverging()), TrainingSettings(), fabric, Reporter())
+    assert raised.value.parameter == "learning_rate"
 
 
 def test_every_epoch_draws_all_tiles_once_in_an_order_of_its_own(fabric: Fabric) -> None:

@@ -79,7 +79,7 @@ def run(request: RefineRequest, reporter: Reporter) -> RefineResult:
         raise InputError(
             f"The pseudomask {request.pseudomask} does not exist.", "pseudomask", "Run 'pseudomask' first."
         )
-    prepare_checkpoints(request, f"{ROUND}*.checkpoint")
+    prepare_checkpoints(request, f"{ROUND}*.checkpoint", reporter)
     scheme = parse_scheme(card.scheme, str(request.classifier))
     card.check_gsd(index.gsd, f"The tile index {request.tiles.name}", "tiles")
     index = index.with_classes(scheme)  # in the order of the network's outputs

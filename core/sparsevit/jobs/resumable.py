@@ -8,6 +8,7 @@ from pydantic import Field
 
 from sparsevit.errors import InputError
 from sparsevit.jobs.base import Request
+from sparsevit.reporting import Reporter
 from sparsevit.training import group
 
 
@@ -20,12 +21,13 @@ class ResumableRequest(Request):
     resume: bool = Field(default=False, description="Go on from the last checkpoint in `checkpoints`.")
 
 
-def prepare_checkpoints(request: ResumableRequest, files: str) -> None:
+def prepare_checkpoints(request: ResumableRequest, files: str, reporter: Reporter) -> None:
     """Make the folder of checkpoints, and remove those of an earlier run unless it is to be resumed.
 
     Args:
         request: Where they are, and whether to resume.
         files: Pattern of the checkpoints that a new run makes worthless; jobs may share a folder.
+        reporter: Is told where there is nothing to go on from.
 
     Raises:
         InputError: There is no folder to resume from.
@@ -35,7 +37,9 @@ def prepare_checkpoints(request: ResumableRequest, files: str) -> None:
         raise InputError("There is nothing to resume from.", "resume", "Give the folder 'checkpoints'.")
     if folder and group.rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        if not request.resume:
-            for old in folder.glob(files):
-                old.unlink()
+        found = list(folder.glob(files))
+        if request.resume and not found:
+            reporter.log(f"{folder} holds no checkpoint of this: it starts from the beginning.", "warning")
+        for old in [] if request.resume else found:
+            old.unlink()
     group.wait()

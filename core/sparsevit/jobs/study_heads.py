@@ -29,7 +29,7 @@ from sparsevit.training.loop import TrainingSettings, make_fabric
 from sparsevit.training.phases import ClassifierSettings
 from sparsevit.training.refinement import RefinementSettings
 from sparsevit.training.start import read_start
-from sparsevit.training.tagged import TrainingData, load_training_data
+from sparsevit.training.tagged import TrainingData, check_bands, load_training_data
 
 
 class StudyHeadsRequest(Request):
@@ -92,6 +92,8 @@ def run(request: StudyHeadsRequest, reporter: Reporter) -> StudyHeadsResult:
     if request.refined and request.reference is None:
         raise InputError("The final map can only be scored with a reference.", "reference", "Give one.")
     index = read_tile_index(request.tiles)
+    if not request.scene:
+        check_bands(index, request.bands)
     data = load_training_data(index, request.scene, request.classes, request.bands, reporter.part(0, 0.02))
     if data.validation is None:
         raise InputError(

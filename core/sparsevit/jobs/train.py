@@ -25,7 +25,7 @@ from sparsevit.training.head_budget import BudgetSettings
 from sparsevit.training.loop import TrainingSettings, make_fabric
 from sparsevit.training.phases import ClassifierSettings
 from sparsevit.training.start import Start, read_start
-from sparsevit.training.tagged import TrainingData, load_training_data
+from sparsevit.training.tagged import TrainingData, check_bands, load_training_data
 from sparsevit.training.tiles import band_statistics
 
 
@@ -70,8 +70,10 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
     started = time.monotonic()
     check_writable(request.output, (".safetensors",))
     index = read_tile_index(request.tiles)
+    if not request.scene:
+        check_bands(index, request.bands)
     data = load_training_data(index, request.scene, request.classes, request.bands, reporter.part(0, 0.05))
-    prepare_checkpoints(request, "*.checkpoint")  # those of a refinement, too: it was of another classifier
+    prepare_checkpoints(request, "*.checkpoint", reporter)  # those of a refinement, too: it was of another classifier
     cautions = contrast_warnings(data.train.tags.numpy(), data.scheme)
     for text in cautions:
         reporter.log(f"Training tiles: {text}", "warning")

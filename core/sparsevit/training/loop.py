@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from sparsevit.errors import InputError
 from sparsevit.models.hardware import HardwareSettings, resolve_device, resolve_precision
 from sparsevit.reporting import Reporter
 from sparsevit.settings import STRICT
@@ -118,6 +119,7 @@ def fit(
 
     Raises:
         CancelledError: The user asked to stop.
+        InputError: The training diverges, or the checkpoint is of another one.
     """
     network = fabric.setup_module(phase.network)
     groups = phase.parameters or parameter_groups(phase.network, settings.weight_decay)
@@ -150,7 +152,14 @@ def fit(
                 if phase.after_step:
                     phase.after_step(done)
         group.average_buffers(phase.network)  # each device has seen other tiles, and all have to stop together
-        reporter.metric(f"{phase.name}_loss", epoch, float(torch.stack(losses).mean()))
+        mean_loss = float(group.mean(torch.stack(losses).mean()))  # of all devices: all have to stop together
+        reporter.metric(f"{phase.name}_loss", epoch, mean_loss)
+        if not math.isfinite(mean_loss):
+            raise InputError(
+                f"The training diverged: in epoch {epoch + 1} of '{phase.name}' the loss is no number any more.",
+                "learning_rate",
+                "Use a smaller learning rate.",
+            )
         reporter.progress((epoch + 1) / phase.epochs, f"epoch {epoch + 1} of {phase.epochs}")
         state.epoch = epoch + 1
         if _stops(phase, settings, state, reporter):

@@ -47,6 +47,18 @@ class TrainingData:
         return replace(self, train=train, validation=validation)
 
 
+def check_bands(index: TileIndex, bands: list[str]) -> None:
+    """Refuse a choice of bands that the rasters of an index do not have.
+
+    Raises:
+        InputError: Names the bands that are missing, and those that are there.
+    """
+    missing = [band for band in bands if band not in index.band_names]
+    if missing:
+        there = ", ".join(index.band_names)
+        raise InputError(f"The tile index has no band {', '.join(missing)}.", "bands", f"Choose among {there}.")
+
+
 def load_training_data(
     index: TileIndex, scene: list[Path], classes: list[str], bands: list[str], reporter: Reporter
 ) -> TrainingData:
