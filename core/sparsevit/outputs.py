@@ -10,12 +10,16 @@ from pathlib import Path
 
 from sparsevit.errors import InputError
 
+SIDE_FILES = (".aux.xml", ".ovr", ".msk")
+"""What GDAL keeps beside a raster: statistics, overviews and mask of that very raster."""
+
 
 def check_writable(path: Path, suffixes: tuple[str, ...], parameter: str = "output") -> None:
     """Refuse an output that cannot be written, before any work starts.
 
     Raises:
-        InputError: The suffix is not one of `suffixes`, the folder does not exist, or it cannot be written.
+        InputError: The suffix is not one of `suffixes`, the folder does not exist, it cannot be written, or another
+            program is editing the file.
     """
     if suffixes and path.suffix.lower() not in suffixes:
         raise InputError(f"{path} does not end in {' or '.join(suffixes)}.", parameter, "Change the file name.")
@@ -24,19 +28,29 @@ def check_writable(path: Path, suffixes: tuple[str, ...], parameter: str = "outp
         raise InputError(f"The folder {folder} does not exist.", parameter, "Create it or choose another one.")
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)) or path.is_dir():
         raise InputError(f"{path} cannot be written.", parameter, "Choose another folder or file name.")
+    _check_not_edited(path, parameter)
 
 
-def check_distinct(outputs: Mapping[str, Path | None], inputs: Iterable[Path] = ()) -> None:
+def _check_not_edited(path: Path, parameter: str | None) -> None:
+    """Refuse to replace a GeoPackage that another program is writing: its journal would spoil the new file."""
+    journal = path.with_name(path.name + "-wal")
+    if journal.is_file() and journal.stat().st_size > 0:
+        raise InputError(
+            f"{path} is being edited in another program.", parameter, "Save it and end editing there, then run again."
+        )
+
+
+def check_distinct(outputs: Mapping[str, Path | None], inputs: Iterable[Path | None] = ()) -> None:
     """Refuse outputs of which one would replace another, or a file that is read.
 
     Args:
         outputs: By parameter; None where an output is left out.
-        inputs: Files that are read.
+        inputs: Files that are read; `file.gpkg|layername=name` is that file.
 
     Raises:
         InputError: Two of them are the same file.
     """
-    taken = {path.expanduser().resolve(): "" for path in inputs}
+    taken = {Path(str(path).partition("|")[0]).expanduser().resolve(): "" for path in inputs if path}
     for name, path in outputs.items():
         if path is None:
             continue
@@ -50,17 +64,23 @@ def check_distinct(outputs: Mapping[str, Path | None], inputs: Iterable[Path] = 
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; it takes the final name only when the block ends without an error.
 
-    Side files that start with the temporary name (`.aux.xml`) move with it.
+    Side files that start with the temporary name (`.aux.xml`) move with it; those of a former file are removed.
     """
     path = path.expanduser().resolve()
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield partial
+        _check_not_edited(path, None)
         umask = os.umask(0)
         os.umask(umask)
-        for written in sorted(path.parent.glob(f"{glob.escape(partial.name)}*")):
-            written.chmod(0o666 & ~umask)  # some libraries create private files
-            os.replace(written, path.with_name(path.name + written.name.removeprefix(partial.name)))
+        written = {
+            file.name.removeprefix(partial.name): file for file in path.parent.glob(f"{glob.escape(partial.name)}*")
+        }
+        for suffix, file in sorted(written.items()):
+            file.chmod(0o666 & ~umask)  # some libraries create private files
+            os.replace(file, path.with_name(path.name + suffix))
+        for suffix in set(SIDE_FILES) - set(written):  # of a former file of this name
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
     finally:
         for left in path.parent.glob(f"{glob.escape(partial.name)}*"):
             left.unlink()

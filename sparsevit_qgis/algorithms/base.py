@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import os
 
-from qgis.core import QgsMapLayerType, QgsProcessingAlgorithm, QgsProcessingException, QgsProcessingOutputNumber
+from qgis.core import (
+    QgsMapLayerType,
+    QgsProcessingAlgorithm,
+    QgsProcessingException,
+    QgsProcessingOutputLayerDefinition,
+    QgsProcessingOutputNumber,
+)
 from qgis.PyQt.QtGui import QIcon
 
 from ..engine import interpreter, worker
@@ -85,11 +91,15 @@ class EngineAlgorithm(QgsProcessingAlgorithm):
         request = self.job_request(self._inputs, outputs)
         try:
             result = worker.run_job(interpreter.find(), self.JOB, request, feedback)
+        except worker.EngineEnded as err:
+            remove_partials([*outputs.values(), self._inputs.get("tiles", "")], err.pid)
+            raise
         except QgsProcessingException as err:
-            remove_partials([*outputs.values(), self._inputs.get("tiles", "")])
             names = {definition.name() for definition in self.parameterDefinitions()}
             raise QgsProcessingException(in_words_of_qgis(str(err), names)) from err
         self.tell(result, feedback)
+        # An optional output that could not be written after all is null in the result.
+        outputs = {name: path for name, path in outputs.items() if result.get(name.lower(), path) is not None}
         layers.arrange(self, outputs, context)
         return {**outputs, **{name: result.get(field) for name, field, _label in self.numbers()}}
 
@@ -128,7 +138,10 @@ class IntoTiles:
 
     def checkParameterValues(self, parameters, context):
         fine, message = super().checkParameterValues(parameters, context)
-        layer = vector_layer(self, "TILES", parameters, context) if fine and not parameters.get("OUTPUT") else None
+        output = parameters.get("OUTPUT")
+        if isinstance(output, QgsProcessingOutputLayerDefinition):  # as batch dialogs say it, even if nothing is given
+            output = output.sink.staticValue()
+        layer = vector_layer(self, "TILES", parameters, context) if fine and not output else None
         # While it is edited QGIS keeps pages of the old file, which would come back over the new one.
         if layer is not None and layer.isEditable():
             return False, tr("{}: layer '{}' is being edited; save it and end editing first.").format(

@@ -7,17 +7,20 @@ import glob
 import os
 
 
-def remove_partials(paths):
+def remove_partials(paths, pid):
     """Remove half-written files beside outputs: the engine writes `.name.pid.partial.suffix` and renames it at the end.
 
     An engine that stops by itself removes them; one that had to be killed cannot.
 
     Args:
-        paths: Outputs of a run that failed, files or folders; empty ones are skipped.
+        paths: Outputs of a run, files or folders; empty ones are skipped.
+        pid: The engine's process.
     """
     for path in filter(None, paths):
-        folder, stem = (path, "*") if os.path.isdir(path) else os.path.split(os.path.splitext(path)[0])
-        pattern = stem if stem == "*" else glob.escape(stem)
-        for left in glob.glob(os.path.join(glob.escape(folder), ".{}.*.partial*".format(pattern))):
+        folder, name = os.path.split(path)
+        pattern = f".{glob.escape(os.path.splitext(name)[0])}.{pid}.partial*"
+        if os.path.isdir(path):
+            folder, pattern = path, f".*.{pid}.partial*"
+        for left in glob.glob(os.path.join(glob.escape(folder), pattern)):
             with contextlib.suppress(OSError):
                 os.remove(left)

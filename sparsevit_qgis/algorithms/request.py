@@ -116,13 +116,15 @@ def _tile_index(algorithm, name, parameters, context, feedback):
 
 
 def _features(algorithm, name, parameters, context, feedback):
-    if vector_layer(algorithm, name, parameters, context) is None:
+    layer = vector_layer(algorithm, name, parameters, context)
+    if layer is None:
         return None
     path, inner = algorithm.parameterAsCompatibleSourceLayerPathAndLayerName(
         parameters, name, context, _VECTOR_FORMATS, "gpkg", feedback
     )
     path = os.path.abspath(path)
-    return f"{path}|layername={inner}" if inner and path.lower().endswith(".gpkg") else path
+    copied = path != vector_path(layer)  # a copy has one layer, of another name
+    return path if copied or not inner or not path.lower().endswith(".gpkg") else f"{path}|layername={inner}"
 
 
 def _raster_or_vector(algorithm, name, parameters, context, feedback):

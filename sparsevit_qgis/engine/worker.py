@@ -40,6 +40,19 @@ _EVENTS = {
 }
 
 
+class EngineEnded(QgsProcessingException):
+    """The engine's process ended, or was killed, in the middle of a job.
+
+    Args:
+        message: One sentence for the user.
+        pid: The process that there was.
+    """
+
+    def __init__(self, message, pid):
+        super().__init__(message)
+        self.pid = pid
+
+
 class Worker:
     """One engine process; it does one job at a time.
 
@@ -84,8 +97,7 @@ class Worker:
         self._send({"id": number, "job": job, "params": params})
         while True:
             if feedback.isCanceled():
-                self._cancel(number)
-                raise _cancelled()
+                raise self._cancel(number)
             event = self._next_event()
             if event is None or event.get("id") != number:
                 continue
@@ -118,7 +130,7 @@ class Worker:
         while not self._ready:
             if feedback.isCanceled():
                 self.kill()
-                raise _cancelled()
+                raise QgsProcessingException(_cancelled())
             event = self._next_event()
             if event is not None and event["event"] == "ready":
                 self._ready = True
@@ -127,7 +139,7 @@ class Worker:
                 raise QgsProcessingException(tr("The engine did not answer within {:.0f} s.").format(START_S))
 
     def _cancel(self, number):
-        """Ask the job to stop; kill the process group if it does not."""
+        """Ask the job to stop; kill the process group if it does not. Returns what to raise."""
         deadline = time.monotonic() + GRACE_S
         with contextlib.suppress(QgsProcessingException):  # it died meanwhile: stopped all the same
             self._send({"id": number, "cancel": True})
@@ -135,8 +147,9 @@ class Worker:
                 event = self._next_event()
                 if event and event.get("id") == number and event["event"] in ("result", "error"):
                     self._busy = False
-                    return
+                    return QgsProcessingException(_cancelled())
         self.kill()
+        return EngineEnded(_cancelled(), self._process.pid)
 
     def _send(self, message):
         try:
@@ -161,9 +174,8 @@ class Worker:
         if fields is None or not all(isinstance(event.get(name), kind) for name, kind in fields.items()):
             self.kill()
             text = line[:80].decode("utf-8", "replace").strip()
-            raise QgsProcessingException(
-                tr("The engine was stopped because it sent a line that is not part of the protocol: '{}'.").format(text)
-            )
+            message = tr("The engine was stopped because it sent a line that is not part of the protocol: '{}'.")
+            raise EngineEnded(message.format(text), self._process.pid)
         return event
 
     def _relay(self, event, feedback):
@@ -186,15 +198,13 @@ class Worker:
         _end_group(self._process, force=True)  # its children may have outlived it
         code = self._process.wait()
         if os.name != "nt" and code == -signal.SIGKILL:
-            return QgsProcessingException(
-                tr(
-                    "The engine was killed while it worked, probably because the machine ran out of memory: "
-                    "try a smaller batch, a smaller extent or a smaller preset."
-                )
+            message = tr(
+                "The engine was killed while it worked, probably because the machine ran out of memory: "
+                "try a smaller batch, a smaller extent or a smaller preset."
             )
-        return QgsProcessingException(
-            tr("The engine stopped unexpectedly (exit code {}): {}").format(code, self._last_words())
-        )
+        else:
+            message = tr("The engine stopped unexpectedly (exit code {}): {}").format(code, self._last_words())
+        return EngineEnded(message, self._process.pid)
 
     def _last_words(self):
         """The last line of stderr: of a Python error the line that names it."""
@@ -284,7 +294,7 @@ def _end_group(process, force):
 
 
 def _cancelled():
-    return QgsProcessingException(tr("Cancelled."))
+    return tr("Cancelled.")
 
 
 def _failure(event):

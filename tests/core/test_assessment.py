@@ -20,7 +20,9 @@ from small_rasters import ORIGIN, RESOURCES, scheme, write_layer, write_raster
 
 from sparsevit.assessment.accuracy import accuracy, count_pairs
 from sparsevit.assessment.area import estimate_areas
+from sparsevit.assessment.notes import area_notes
 from sparsevit.errors import InputError
+from sparsevit.geodata.legend import ClassScheme, LandClass
 from sparsevit.geodata.scene import Grid
 from sparsevit.geodata.writer import class_raster
 from sparsevit.jobs import assess, tiles
@@ -128,6 +130,14 @@ def test_a_map_without_errors_is_certain_of_its_areas() -> None:
     assert result.margin == pytest.approx([0, 0])
 
 
+def test_a_single_sample_of_a_class_tells_no_spread() -> None:
+    result = estimate_areas(np.array([[1, 0], [3, 7]]), np.array([3.0, 4.0]))
+    assert result.users[0] == 1 and np.isnan(result.users_margin[0]) and result.users_margin[1] > 0
+    assert result.single.tolist() == [True, False]
+    (note,) = area_notes(result, ClassScheme("two", (LandClass(1, "Wood", "#00ff00"), LandClass(2, "Moor", "#ff0000"))))
+    assert note.endswith("too narrow: Wood.")
+
+
 def test_intervals_cover_the_true_area_19_times_in_20() -> None:
     """Stratified samples of a known population."""
     random = np.random.default_rng(0)
@@ -155,7 +165,7 @@ def test_a_raster_reference_is_compared_pixel_by_pixel(tmp_path: Path, map_file:
     assert result.average_accuracy == pytest.approx((175 / 355 + 1) / 2)
     assert result.miou == pytest.approx((175 / 355 + 1) / 2)
     assert "Croplands" in result.absent_classes
-    assert any("77 (5 pixels" in note for note in result.notes)
+    assert any("77 (5 of 540 that could be compared" in note for note in result.notes)
     data = json.loads((tmp_path / "r.json").read_text())
     assert data["pixels"] == result.pixels
     assert data["classes"][0]["name"] == "Forest"
@@ -209,7 +219,7 @@ def test_only_the_tiles_of_a_split_are_assessed(tmp_path: Path, map_file: Path) 
     assert sum(pixels) == run(assess, map=map_file, reference=reference, output=tmp_path / "r.html").pixels == 570
     assert 0 < pixels[1] < pixels[0]
     with pytest.raises(InputError, match="no tiles in the split 'test'"):
-        run(assess, **common)
+        run(assess, **common, split="test")
     with pytest.raises(InputError, match="There is no split 'exam'"):
         run(assess, **common, split="exam")
 

@@ -791,11 +791,12 @@ def test_a_request_that_cannot_work_is_refused_before_any_work(
         ((0, 0, 200, 200), {}, "reference_field"),
         ((0, 0, 200, 200), {"reference_field": "klass"}, "reference_field"),
         ((0, 0, 200, 200), {"reference_field": "class"}, "reference_mapping"),
+        ((0, 0, 200, 200), {"reference_field": "class", "reference_mapping": {"1": "Moon"}}, "reference_mapping"),
         ((90_000, 0, 90_200, 200), {"reference_field": "class"}, "reference"),
         (None, {}, "reference"),
         ((0, 0, 200, 200), {"reference_field": "class", "report": None}, "report"),
     ],
-    ids=["no field", "another field", "unknown class", "elsewhere", "no file", "no report"],
+    ids=["no field", "another field", "unknown class", "unknown target", "elsewhere", "no file", "no report"],
 )
 def test_a_reference_that_cannot_be_used_is_refused_before_any_work(
     place: Path,
@@ -825,6 +826,31 @@ def test_a_reference_may_have_values_of_its_own(place: Path, tmp_path: Path) -> 
     with pytest.raises(InputError) as raised:  # of the tags, which come after the reference
         do("map", **request)
     assert raised.value.parameter == "field"
+
+
+def test_a_value_of_the_wrong_kind_names_its_parameter() -> None:
+    with pytest.raises(InputError) as raised:
+        get_job("assess").parse({"map": "m.tif", "reference": "r.tif", "output": "o.html", "mapping": {"11": 1.5}})
+    assert raised.value.parameter == "mapping"
+
+
+@pytest.mark.parametrize("beyond", [False, True])
+def test_a_mask_may_reach_beyond_the_projection_if_some_of_it_does_not(
+    files: dict[str, Path], place: Path, tmp_path: Path, beyond: bool
+) -> None:
+    x, y = ORIGIN
+    here = geopandas.GeoSeries([shapely.box(x, y - 400, x + 400, y)], crs="EPSG:32618").to_crs("EPSG:4326")
+    shapes = [shapely.box(-180, -90, -170, -80), *([] if beyond else here.tolist())]
+    mask = write_layer(tmp_path / "mask.gpkg", shapes, crs="EPSG:4326")
+    request = {"model": files["model"], "scene": [place / "scene.tif"], "mask": mask, "output": tmp_path / "m.tif"}
+    if beyond:
+        with pytest.raises(InputError) as raised:
+            do("predict", **request)
+        assert raised.value.parameter == "mask"
+        return
+    do("predict", **request, device="cpu")
+    with rasterio.open(tmp_path / "m.tif") as src:
+        assert (src.read(1) != NODATA).any()
 
 
 def test_flat_and_nested_requests_mean_the_same() -> None:

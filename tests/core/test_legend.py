@@ -55,6 +55,16 @@ def test_classes_are_found_by_name_in_any_case_and_by_code() -> None:
 
 def test_field_names_are_plain() -> None:
     assert LandClass(1, "Bare / sparse vegetation", "#000000").field == "has_bare_sparse_vegetation"
+    assert LandClass(1, "Wäld", "#000000").field == "has_w_ld"
+
+
+def test_classes_may_be_named_in_any_script(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text("code,name,color\n3,Лес,#00ff00\n7,Вода,#0000ff\n9,森林 2,#ff0000\n", "utf-8")
+    found = load_scheme(path)
+    assert found.names == ["Лес", "Вода", "森林 2"]
+    assert [c.field for c in found.classes] == ["has_class_3", "has_class_7", "has_class_9"]
+    assert parse_scheme(found.to_json(), "s") == found
 
 
 def entry(code: object = 1, name: str = "A", color: str = "#000000") -> dict[str, object]:

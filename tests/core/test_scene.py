@@ -110,6 +110,48 @@ def test_linear_radar_is_read_in_decibels_and_decibels_stay(tmp_path: Path) -> N
     np.testing.assert_allclose(values[1], [[-20, -10], [0.4, -30]], rtol=1e-6)
 
 
+def test_radar_in_scaled_whole_numbers_stays_in_decibels(tmp_path: Path) -> None:
+    stored = write_raster(tmp_path / "scaled.tif", np.array([[30_000, 40_000]], np.uint16), names=["VV"])
+    with rasterio.open(stored, "r+") as out:
+        out.scales, out.offsets = (0.001,), (-50.0,)
+    with open_scene([stored]) as scene:
+        values, _ = scene.read(whole(scene))
+    np.testing.assert_allclose(values[0], [[-20, -10]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("warped", [False, True])
+def test_transparent_pixels_are_invalid(tmp_path: Path, fine: Path, warped: bool) -> None:
+    """Their opacity, zero, is a value, too."""
+    values = np.full((4, SIDE, SIDE), 100, np.uint8)
+    values[3, : SIDE // 2], values[3, SIDE // 2 :] = 0, 255
+    path = write_raster(tmp_path / "rgba.tif", values, photometric="RGB", alpha="yes", names=["R", "G", "B", "A"])
+    with open_scene([fine, path] if warped else [path]) as scene:
+        valid = scene.select(["R", "A"], "A test").read(whole(scene))[1]
+    assert not valid[: SIDE // 2].any() and valid[SIDE // 2 :].all()
+
+
+def test_a_raster_of_the_whole_world_overlaps_every_place(tmp_path: Path, fine: Path) -> None:
+    """Its bounds in a local system lie anywhere."""
+    world = write_raster(
+        tmp_path / "world.tif",
+        np.ones((18, 36), np.float32),
+        gsd=10,
+        origin=(-180.0, 90.0),
+        crs="EPSG:4326",
+        names=["X"],
+    )
+    for crs, origin in (("EPSG:32632", (400_000, 5_300_000)), ("EPSG:3035", (4_000_000, 3_000_000))):
+        place = write_raster(tmp_path / f"{origin[0]}.tif", np.ones((4, 4), np.float32), origin=origin, crs=crs)
+        with open_scene([place, world]) as scene:
+            values, valid = scene.read(whole(scene))
+        assert valid.all() and (values[1] == 1).all()
+    north = write_raster(
+        tmp_path / "north.tif", np.ones((2, 36), np.float32), gsd=10, origin=(-180.0, 90.0), crs="EPSG:4326"
+    )
+    with pytest.raises(InputError, match="does not overlap"):
+        open_scene([fine, north])
+
+
 def test_band_names_come_from_descriptions_then_file_names_then_numbers(tmp_path: Path) -> None:
     one = np.ones((4, 4), np.uint16)
     files = [

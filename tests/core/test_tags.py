@@ -207,6 +207,33 @@ def test_texts_may_be_codes_even_whole_numbers(index: Path, tmp_path: Path) -> N
         assert tags.get("Water", [0, -1])[:2] == [0, water]
 
 
+def test_lists_are_texts(index: Path, tmp_path: Path) -> None:
+    """As GeoJSON has them."""
+    geometry = box(0, 0)
+    feature = {"type": "Feature", "geometry": shapely.geometry.mapping(geometry)}
+    features = [feature | {"properties": {"classes": ["Forest", "Water"]}}]
+    features.append(
+        {"type": "Feature", "geometry": shapely.geometry.mapping(box(80, 0)), "properties": {"classes": None}}
+    )
+    path = tmp_path / "l.geojson"
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32618"}}
+    path.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": features}))
+    tags = tagged(index, source="text", layer=path, field="classes")
+    assert (tags["Forest"][:2], tags["Water"][:2]) == ([1, -1], [1, -1])
+
+
+def test_boolean_fields_may_be_named_in_any_script(index: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text("code,name,color\n3,Лес,#00ff00\n7,Вода,#0000ff\n", "utf-8")
+    layer = write_layer(
+        tmp_path / "l.gpkg", [box(0, 0), box(80, 0)], **{"Вода": [1, 0], "лес": [0, 1], "Город": [1, 1]}
+    )
+    run(tag, tiles=index, scheme=path, source="fields", layer=layer)
+    assert read_tile_index(index).tags()[:2].tolist() == [[0, 1], [1, 0]]
+    run(tag, tiles=index, scheme=path, source="fields", output=tmp_path / "again.gpkg")  # from the index's own fields
+    assert read_tile_index(tmp_path / "again.gpkg").tags()[:2].tolist() == [[0, 1], [1, 0]]
+
+
 def test_boolean_fields_keep_the_unknown(index: Path, tmp_path: Path) -> None:
     shapes = [box(0, 0), box(80, 0), box(160, 0)]
     layer = write_layer(

@@ -6,7 +6,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import geopandas
 import numpy as np
+import pyogrio
 import pytest
 import shapely
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from small_rasters import ORIGIN, SAMPLE, scheme, write_layer, write_raster
 
 from sparsevit.errors import CancelledError, InputError
+from sparsevit.geodata.layers import read_layer
 from sparsevit.geodata.scene import open_scene
 from sparsevit.geodata.tile_index import (
     UNKNOWN,
@@ -118,6 +121,26 @@ def test_mostly_empty_tiles_are_left_out_and_the_share_is_recorded(tmp_path: Pat
 def test_a_scene_smaller_than_a_tile_is_refused(raster: Path) -> None:
     with pytest.raises(InputError, match=r"smaller than one tile of 640 m. Choose at most 200 m"):
         cut(raster, tile_size_m=640.0)
+
+
+def test_an_extent_smaller_than_a_tile_is_refused(raster: Path) -> None:
+    xmin, ymax = ORIGIN
+    with pytest.raises(InputError, match="no place for a tile") as raised:
+        cut(raster, extent=(xmin + 40, ymax - 60, xmin + 60, ymax - 40))
+    assert raised.value.parameter == "extent"
+
+
+def test_other_layers_and_styles_in_the_file_stay(tmp_path: Path, raster: Path) -> None:
+    index, _ = cut(raster)
+    path = tmp_path / "t.gpkg"
+    index.write(path)
+    index.frame[["geometry"]].head(2).to_file(path, layer="a_sketch", driver="GPKG", engine="pyogrio")
+    kept = scheme().subset(["Forest", "Water"])
+    index.with_tags(kept, np.ones((len(index), 2), np.int8), 0.1).write(path)
+    assert sorted(name for name, _ in pyogrio.list_layers(path)) == ["a_sketch", "tiles"]
+    assert read_tile_index(path).scheme == kept and len(read_tile_index(path)) == len(index)
+    assert len(geopandas.read_file(path, layer="a_sketch")) == 2
+    assert len(read_layer(path, index.frame.crs, "layer")) == len(index)
 
 
 def test_extent_and_centres_choose_the_tiles(raster: Path) -> None:

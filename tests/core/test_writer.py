@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +110,62 @@ def test_side_files_move_with_the_output(tmp_path: Path) -> None:
         partial.with_name(partial.name + ".aux.xml").write_text("b")
         assert not (tmp_path / "a.tif").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif", "a.tif.aux.xml"]
+
+
+def test_side_files_of_a_former_output_go(tmp_path: Path) -> None:
+    for suffix in (".aux.xml", ".ovr", ".msk"):
+        (tmp_path / f"a.tif{suffix}").write_text("of the former raster")
+    with whole_file(tmp_path / "a.tif") as partial:
+        partial.write_text("a")
+        partial.with_name(partial.name + ".aux.xml").write_text("new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif", "a.tif.aux.xml"]
+    assert (tmp_path / "a.tif.aux.xml").read_text() == "new"
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from rasterio.crs import CRS
+from rasterio.transform import from_origin
+from sparsevit.errors import ResourceError
+from sparsevit.geodata.scene import Grid
+from sparsevit.geodata.writer import float_raster
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit is an error, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    grid = Grid(CRS.from_epsg(32618), from_origin(0, 0, 10, 10), 512, 512)
+    with float_raster(Path(sys.argv[1]), grid, ["a"], {}) as out:
+        for top in range(0, 512, 64):
+            out.write_rows(top, np.random.default_rng(top).random((64, 512)).astype(np.float32))
+except ResourceError as err:
+    sys.exit(str(err))
+"""
+
+
+@pytest.mark.parametrize("size", [1_000, 300_000, 800_000, 1_000_000])
+def test_a_disk_that_fills_up_is_a_resource_error_and_keeps_the_older_raster(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "shares.tif"
+    path.write_bytes(b"older")
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, path, str(size)], capture_output=True, text=True)
+    assert done.returncode == 1 and "shares.tif cannot be written" in done.stderr, done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["shares.tif"] and path.read_bytes() == b"older"
+
+
+def test_a_file_that_another_program_edits_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tiles.gpkg"
+    with contextlib.closing(sqlite3.connect(path)) as edited:
+        edited.execute("PRAGMA journal_mode=WAL")
+        edited.execute("CREATE TABLE tags (text)")
+        edited.commit()
+        before = path.read_bytes()
+        with pytest.raises(InputError, match="is being edited in another program"):
+            check_writable(path, (".gpkg",))
+        with pytest.raises(InputError, match="is being edited"), whole_file(path) as partial:
+            partial.write_bytes(b"newer")
+        assert path.read_bytes() == before
+    check_writable(path, (".gpkg",))  # closed: SQLite has taken the journal back
 
 
 def test_outputs_that_cannot_be_written_are_refused_before_work_starts(tmp_path: Path) -> None:

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 from conftest import SAMPLE
 from osgeo import gdal
-from qgis.core import QgsFeature, QgsProcessing, QgsRasterLayer, QgsVectorLayer
+from qgis.core import (
+    QgsFeature,
+    QgsProcessing,
+    QgsProcessingOutputLayerDefinition,
+    QgsProject,
+    QgsRasterLayer,
+    QgsVectorLayer,
+)
 
 SCENE = str(SAMPLE / "virginia" / "s2_10m.tif")
 TAGS = str(SAMPLE / "virginia" / "tags.gpkg")
@@ -130,6 +137,8 @@ def test_tags_are_not_written_into_a_layer_that_is_edited(refusal, index):
     assert refusal("tagtiles", **values) == ""
     layer.startEditing()
     assert "Tile index (TILES): layer 'tiles' is being edited" in refusal("tagtiles", **values)
+    nothing = QgsProcessingOutputLayerDefinition("", QgsProject.instance())  # as a batch dialog says it
+    assert "is being edited" in refusal("tagtiles", **values, OUTPUT=nothing)
     assert refusal("tagtiles", **values, OUTPUT=TEMPORARY) == ""
     layer.rollBack()
 

@@ -100,6 +100,19 @@ def test_a_layer_is_named_where_its_file_has_several(requested, tmp_path):
         assert sent["layer"] == layer
 
 
+def test_the_copy_of_a_layer_in_another_format_is_read_whole(requested, tmp_path):
+    index, kml = shutil.copy(TAGS, tmp_path / "tiles.gpkg"), str(tmp_path / "two.kml")
+    gdal.VectorTranslate(kml, str(TAGS), format="LIBKML", layerName="first", dstSRS="EPSG:4326")
+    layer = f"{kml}|layername=first"
+    assert QgsVectorLayer(layer, "kml", "ogr").isValid()
+    sent, _results = requested("tagtiles", TILES=str(index), SOURCE="text", FIELD="classes", LAYER=layer)
+    copy = QgsVectorLayer(sent["layer"], "copy", "ogr")
+    assert (
+        sent["layer"].endswith(".gpkg")
+        and copy.featureCount() == QgsVectorLayer(str(TAGS), "tags", "ogr").featureCount()
+    )
+
+
 def test_memory_layer_is_copied_for_the_engine(requested, tmp_path):
     index = shutil.copy(TAGS, tmp_path / "tiles.gpkg")
     memory = QgsVectorLayer("Polygon?crs=EPSG:32618&field=classes:string", "scratch", "memory")

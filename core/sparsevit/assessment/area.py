@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from sparsevit.assessment.accuracy import FloatArray, IntMatrix
 
@@ -26,9 +27,10 @@ class AreaEstimate:
         overall: Area-weighted overall accuracy.
         overall_margin: Its half-width.
         users: User's accuracy; NaN for classes without sample.
-        users_margin: Its half-width.
+        users_margin: Its half-width; NaN for classes of one sample unit, too, which tells no spread.
         producers: Area-weighted producer's accuracy; NaN for classes whose estimated area is zero.
         unsampled: Classes that are mapped but have no reference in their mapped area; left out of the estimate.
+        single: Classes whose mapped area has one sample unit only; it adds nothing to the margins.
     """
 
     mapped: FloatArray
@@ -40,6 +42,7 @@ class AreaEstimate:
     users_margin: FloatArray
     producers: FloatArray
     unsampled: FloatArray
+    single: npt.NDArray[np.bool_]
 
 
 def estimate_areas(confusion: IntMatrix, mapped: FloatArray) -> AreaEstimate:
@@ -72,7 +75,8 @@ def estimate_areas(confusion: IntMatrix, mapped: FloatArray) -> AreaEstimate:
         overall=float(np.trace(p_ij)),  # eq. 1
         overall_margin=Z95 * overall_error,
         users=users,
-        users_margin=np.where(sampled, Z95 * users_error, np.nan),
+        users_margin=np.where(n_i[:, 0] > 1, Z95 * users_error, np.nan),
         producers=np.divide(np.diagonal(p_ij), p_j, out=np.full(len(p_j), np.nan), where=p_j > 0),  # eq. 3
         unsampled=np.where(sampled, 0.0, mapped),
+        single=n_i[:, 0] == 1,
     )

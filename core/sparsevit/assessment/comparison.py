@@ -133,7 +133,6 @@ def compare(
         reporter.check()
         window = Window(0, top, grid.width, min(ROWS, grid.height - top))
         here, there = mapped(window), reference(window)
-        _count_values(result.foreign_map, here)
         result.mapped += np.bincount(here.classes[here.classes >= 0], minlength=classes)
         band = np.full(int(window.height) * grid.width, NOTHING, np.int16)
         band[here.pixels] = here.classes
@@ -143,6 +142,9 @@ def compare(
             band[~inside] = NOTHING
         against = band[there.pixels]
         seen = against != NOTHING
+        values = np.zeros(len(band), np.int32)
+        values[here.pixels] = here.values
+        _count_values(result.foreign_map, Sample(there.pixels, against, values[there.pixels]))
         _count_values(result.foreign_reference, Sample(there.pixels[seen], there.classes[seen], there.values[seen]))
         result.confusion += count_pairs(against, there.classes, classes)
         reporter.progress((top + ROWS) / grid.height, "comparing")

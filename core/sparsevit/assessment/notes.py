@@ -17,6 +17,9 @@ PIXELS_NOTE = (
 TRUTH_NOTE = "The reference counts as the truth here. Its own errors count against the map."
 EVERYWHERE_NOTE = "Places that were used to make the map, if the reference covers any, make it look better than it is."
 TRAINING_NOTE = "The model was trained with tags of these very tiles: expect lower accuracy elsewhere."
+VALIDATION_NOTE = (
+    "The tags of these tiles decided how far the segmentation network counts: accuracy elsewhere may be a little lower."
+)
 DEGREES_NOTE = "No areas are given: the map's CRS is in degrees."
 
 
@@ -28,9 +31,8 @@ def sampling_notes(unit: str, split: str | None) -> list[str]:
         split: The split that the comparison was restricted to, if any.
     """
     notes = [POINTS_NOTE if unit == "points" else PIXELS_NOTE]
-    if split in (None, "train"):
-        notes.append(TRAINING_NOTE if split else EVERYWHERE_NOTE)
-    return [*notes, TRUTH_NOTE]
+    by_split = {None: EVERYWHERE_NOTE, "train": TRAINING_NOTE, "validation": VALIDATION_NOTE}
+    return [*notes, *([by_split[split]] if split in by_split else []), TRUTH_NOTE]
 
 
 def caution_notes(cautions: list[str], learner: str) -> list[str]:
@@ -48,8 +50,8 @@ def foreign_note(name: str, foreign: dict[int, int], compared: int, scheme: Clas
 
     Args:
         name: `map` or `reference`.
-        foreign: Pixels by value.
-        compared: Pixels that were compared.
+        foreign: Pixels or points by value.
+        compared: Those that were compared.
         scheme: The classes.
     """
     total = sum(foreign.values())
@@ -58,7 +60,7 @@ def foreign_note(name: str, foreign: dict[int, int], compared: int, scheme: Clas
     values = ", ".join(map(str, sorted(foreign)[:10])) + (", …" if len(foreign) > 10 else "")
     return [
         f"Values of the {name} that are no class of '{scheme.name}' were left out: {values} "
-        f"({total} pixels, {total / (total + compared):.1%} of what could be compared)."
+        f"({total} of {total + compared} that could be compared, {total / (total + compared):.1%})."
     ]
 
 
@@ -66,9 +68,13 @@ def area_notes(areas: AreaEstimate | None, scheme: ClassScheme) -> list[str]:
     """What the area estimates lack."""
     if areas is None:
         return [DEGREES_NOTE]
+    notes = []
     names = [n for n, area in zip(scheme.names, areas.unsampled, strict=True) if area > 0]
-    if not names:
-        return []
-    return [
-        f"Mapped, but without any reference in the mapped area, and so missing from the estimate: {', '.join(names)}."
-    ]
+    if names:
+        where = "Mapped, but without any reference in the mapped area, and so missing from the estimate"
+        notes.append(f"{where}: {', '.join(names)}.")
+    alone = [n for n, single in zip(scheme.names, areas.single, strict=True) if single]
+    if alone:
+        why = "A single pixel or point of the reference lies in what is mapped as this, which tells no spread"
+        notes.append(f"{why}, so that the intervals are too narrow: {', '.join(alone)}.")
+    return notes

@@ -14,13 +14,15 @@ from sparsevit.errors import InputError
 
 POLYGONS = ("Polygon", "MultiPolygon")
 POINTS = ("Point", "MultiPoint")
+TILES = "tiles"
+"""Layer of a tile index, which may have others beside it."""
 
 
 def read_layer(path: Path, crs: Any, parameter: str, kinds: tuple[str, ...] = POLYGONS) -> geopandas.GeoDataFrame:
     """Read a vector layer and bring it to a CRS.
 
     Args:
-        path: Vector file; `file.gpkg|layername=name` chooses a layer, else the first one is read.
+        path: Vector file; `file.gpkg|layername=name` chooses a layer, else the tiles are read, or the first one.
         crs: CRS of the result.
         parameter: Job field that an error names.
         kinds: Geometry types that can be used; features without a geometry are dropped.
@@ -33,7 +35,8 @@ def read_layer(path: Path, crs: Any, parameter: str, kinds: tuple[str, ...] = PO
     if not file.exists():
         raise InputError(f"The layer {file} does not exist.", parameter, "Check the path.")
     try:
-        layer = layer.partition("|")[0] or str(pyogrio.list_layers(file)[0][0])
+        names = [str(name) for name, _ in pyogrio.list_layers(file)]
+        layer = layer.partition("|")[0] or (TILES if TILES in names else names[0])
         frame = geopandas.read_file(file, layer=layer, engine="pyogrio")
     except (DataSourceError, DataLayerError, IndexError) as err:
         raise InputError(f"{path} is not a readable vector layer ({err}).", parameter, "Check it in QGIS.") from err

@@ -24,8 +24,9 @@ class LandClass:
 
     @property
     def field(self) -> str:
-        """Name of the class's field in a tile index, e.g. `has_bare_land`."""
-        return "has_" + re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
+        """Name of the class's field in a tile index: `has_bare_land`, or by its code where no letter is Latin."""
+        words = re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
+        return f"has_{words}" if self.name.isascii() or re.search("[a-z]", words) else f"has_class_{self.code}"
 
     @property
     def rgb(self) -> tuple[int, int, int]:
@@ -129,5 +130,6 @@ def _checked(name: str, rows: list[tuple[int, str, str]], origin: str) -> ClassS
     classes = tuple(LandClass(*row) for row in rows)
     for what, values in (("codes", [c.code for c in classes]), ("names", [c.field for c in classes])):
         if len(set(values)) != len(values) or not values:
-            raise InputError(f"{origin}: class {what} must be given and differ from each other.", "scheme")
+            hint = "Field names are made of the Latin letters and digits of a name." if what == "names" else None
+            raise InputError(f"{origin}: class {what} must be given and differ from each other.", "scheme", hint)
     return ClassScheme(name, classes)

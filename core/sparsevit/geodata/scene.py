@@ -14,7 +14,7 @@ import numpy.typing as npt
 import rasterio
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.enums import MaskFlags, Resampling
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import CRSError, RasterioError, RasterioIOError
 from rasterio.transform import Affine
 from rasterio.vrt import WarpedVRT
@@ -168,6 +168,8 @@ class _Reader:
         self.slots = [i for i, b in enumerate(bands) if b.path == path]
         self.indexes = [bands[i].index for i in self.slots]
         self.source = open_raster(path)
+        alpha = np.array([self.source.colorinterp[i - 1] == ColorInterp.alpha for i in self.indexes])
+        self.alpha = alpha & ~alpha.all()
         self.radar = [s for s in self.slots if bands[s].name.upper() in RADAR_BANDS and self._is_linear(bands[s].index)]
         same = (self.source.crs, self.source.width, self.source.height) == (grid.crs, grid.width, grid.height)
         self.same_grid = same and self.source.transform.almost_equals(grid.transform, 1e-6)
@@ -192,6 +194,7 @@ class _Reader:
         """Radar backscatter in dB is mostly negative; linear power never is."""
         shape = (min(256, self.source.height), min(256, self.source.width))
         sample = self.source.read(index, out_shape=shape, masked=True).astype(np.float64).filled(np.nan)
+        sample = sample * self.source.scales[index - 1] + self.source.offsets[index - 1]
         return bool(np.isfinite(sample).any() and np.nanmin(sample) >= 0)
 
     def read_into(self, values: FloatArray, valid: BoolArray, window: Window) -> None:
@@ -199,6 +202,7 @@ class _Reader:
         block = self.dataset.read(self.indexes, window=window, out_dtype=np.float32)
         if MaskFlags.all_valid not in self.dataset.mask_flag_enums[self.indexes[0] - 1]:
             masks = self.dataset.read_masks(self.indexes, window=window) > 0
+            masks[self.alpha] = masks[~self.alpha].any(axis=0)  # opacity has a value everywhere
             block[~masks] = np.nan
             valid &= masks.any(axis=0)
         for row, (slot, index) in enumerate(zip(self.slots, self.indexes, strict=True)):
@@ -319,13 +323,18 @@ def check_overlap(grid: Grid, src: Any, other: str, parameter: str) -> None:
         InputError: No overlap, or the two CRSs cannot be related.
     """
     try:
-        xmin, ymin, xmax, ymax = transform_bounds(src.crs, grid.crs, *src.bounds)
+        there = _bounds_meet(transform_bounds(src.crs, grid.crs, *src.bounds), grid.bounds)
+        # The bounds of a raster of the whole world mean nothing in a local CRS.
+        there = there or _bounds_meet(transform_bounds(grid.crs, src.crs, *grid.bounds), src.bounds)
     except (CRSError, RasterioError, CPLE_BaseError) as err:
         raise InputError(
             f"The CRS of {src.name} cannot be related to that of {other}.", parameter, "Reproject one of them."
         ) from err
-    gxmin, gymin, gxmax, gymax = grid.bounds
-    if not (xmin < gxmax and xmax > gxmin and ymin < gymax and ymax > gymin):
+    if not there:
         raise InputError(
             f"{src.name} does not overlap {other}.", parameter, "Give rasters of the same place, with the right CRS."
         )
+
+
+def _bounds_meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and a[2] > b[0] and a[1] < b[3] and a[3] > b[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,13 +21,13 @@ from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 from rasterio.windows import Window
 
 from sparsevit.errors import InputError, ResourceError
+from sparsevit.geodata.layers import TILES as LAYER
 from sparsevit.geodata.legend import ClassScheme, parse_scheme
 from sparsevit.geodata.scene import Grid, Scene
 from sparsevit.outputs import whole_file
 from sparsevit.reporting import Reporter
 from sparsevit.settings import STRICT
 
-LAYER = "tiles"
 METADATA_KEY = "SPARSEVIT"
 SPLITS = ("train", "validation", "test", "gap")
 ABSENT, PRESENT, UNKNOWN = 0, 1, -1
@@ -149,7 +150,7 @@ class TileIndex:
         return self.choose((self.frame["split"] == split).to_numpy())
 
     def write(self, path: Path) -> None:
-        """Write the index as a GeoPackage, whole or not at all.
+        """Write the index into a GeoPackage, whole or not at all; other layers of a former file stay.
 
         Raises:
             ResourceError: It cannot be written (disk full, permission).
@@ -165,6 +166,8 @@ class TileIndex:
         }
         try:
             with whole_file(path) as partial:
+                if path.is_file():  # other layers, and styles of users, stay
+                    shutil.copy(path, partial)
                 pyogrio.write_dataframe(
                     self.frame, partial, layer=LAYER, driver="GPKG", layer_metadata={METADATA_KEY: json.dumps(card)}
                 )
@@ -269,7 +272,7 @@ def cut_scene(
         The index, and the number of tiles left out because they are mostly nodata.
 
     Raises:
-        InputError: The scene is smaller than a tile, or every tile is empty.
+        InputError: The scene or the extent is smaller than a tile, or every tile is empty.
     """
     grid = scene.grid
     side = max(round(settings.tile_size_m / grid.gsd), 1)
@@ -287,6 +290,12 @@ def cut_scene(
         corners = np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1).reshape(-1, 2)
     else:
         corners = _corners_at(centres, grid, side)
+    if not len(corners):
+        raise InputError(
+            f"The area of {area.width} × {area.height} pixels has no place for a tile of {settings.tile_size_m:g} m.",
+            "extent",
+            "Choose a larger area, or smaller tiles ('tile_size_m').",
+        )
     valid = _valid_share(scene, corners, side, reporter)
     keep = valid >= max(settings.min_valid, 1e-9)
     if not keep.any():

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 import rasterio.shutil
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioIOError
+from rasterio.errors import RasterioError, RasterioIOError
 from rasterio.windows import Window
 
 from sparsevit import __version__
@@ -96,18 +97,33 @@ def _raster(
             with rasterio.open(partial, "w", **layout, **where, **profile, bigtiff="if_safer") as out:
                 out.update_tags(SPARSEVIT_ENGINE=__version__, AREA_OR_POINT="Area", **tags)
                 yield out, finishers
+            _check_whole(partial)
             factors = [2**k for k in range(1, 12) if min(grid.width, grid.height) / 2**k >= OVERVIEW_SMALLEST / 2]
             if cog:
                 _to_cog(partial, profile, resampling)
             elif factors:
                 with rasterio.open(partial, "r+") as out:
                     out.build_overviews(factors, resampling)
+                _check_whole(partial, factors)
             for finish in finishers:
                 finish(partial)
-    except (RasterioIOError, OSError) as err:
+    except (RasterioError, CPLE_BaseError, OSError) as err:
         raise ResourceError(
             f"{path} cannot be written ({err}).", "output", "Check free disk space and permissions."
         ) from err
+
+
+def _check_whole(path: Path, factors: list[int] | None = None) -> None:
+    """Read a raster again: what does not fit on a disk is not reported when it is written.
+
+    Raises:
+        RasterioError: A block, or an overview of `factors`, is missing.
+    """
+    with rasterio.open(path) as src:
+        for _, window in src.block_windows(1):
+            src.read(window=window)
+        if factors and src.overviews(1) != factors:
+            raise RasterioIOError("overviews are missing")
 
 
 def _to_cog(partial: Path, profile: dict[str, Any], resampling: Resampling) -> None:

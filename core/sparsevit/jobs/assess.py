@@ -32,7 +32,7 @@ from sparsevit.geodata.tile_index import SPLITS, read_tile_index
 from sparsevit.geodata.writer import CAUTIONS_TAG, SCHEME_TAG
 from sparsevit.jobs.base import Job, Request, Result, absolute
 from sparsevit.labels.mapping import Translation, class_positions, code_table, key, load_mapping
-from sparsevit.outputs import check_writable
+from sparsevit.outputs import check_distinct, check_writable
 from sparsevit.reporting import Reporter
 
 OVERVIEW_SIDE = 500
@@ -84,6 +84,8 @@ def run(request: AssessRequest, reporter: Reporter) -> AssessResult:
     check_writable(request.output, (".html", ".htm"))
     if request.json_output is not None:
         check_writable(request.json_output, (".json",), "json_output")
+    inputs = [request.map, request.reference, request.scheme, request.tiles]
+    check_distinct({"output": request.output, "json_output": request.json_output}, inputs)
     grid, scheme, tags = _open_map(request)
     cautions = tags.pop(CAUTIONS_TAG, "").splitlines()
     translation = load_mapping(request.mapping, scheme)

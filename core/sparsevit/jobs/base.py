@@ -80,7 +80,8 @@ class Job:
             SparseViTError: With a sentence for the user: wrong input, missing resources, or cancelled.
         """
         request = self.parse(params)
-        with resource_errors(self.name):
+        batch = next((name for _, name, _ in self.request.leaves() if name.endswith("batch")), None)
+        with resource_errors(self.name, batch):
             return self.run(request, reporter)
 
     def parse(self, params: dict[str, Any]) -> Request:
@@ -93,7 +94,9 @@ class Job:
             return self.request.model_validate(params)
         except ValidationError as err:
             first = err.errors()[0]
-            parameter = str(next((p for p in reversed(first["loc"]) if isinstance(p, str)), ""))
+            fields = {*self.request.model_fields, *(name for _, name, _ in self.request.leaves())}
+            named = [str(p) for p in reversed(first["loc"]) if isinstance(p, str)]
+            parameter = next((p for p in named if p in fields), named[-1] if named else "")
             given = "" if first["type"] in ("missing", "extra_forbidden") else f" (got {first['input']!r})"
             message = first["msg"].removeprefix("Value error, ")
             raise InputError(
@@ -104,8 +107,12 @@ class Job:
 
 
 @contextmanager
-def resource_errors(what: str) -> Iterator[None]:
-    """Say in a sentence that `what` ran out of disk, permissions or memory.
+def resource_errors(what: str, batch: str | None) -> Iterator[None]:
+    """Say in a sentence that something ran out of disk, permissions or memory.
+
+    Args:
+        what: Name of what is done.
+        batch: Parameter that makes it need less memory, if there is one.
 
     Raises:
         ResourceError: In place of what the system or torch raised.
@@ -117,8 +124,8 @@ def resource_errors(what: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as err:
         if not (isinstance(err, MemoryError) or "out of memory" in str(err) or "allocate memory" in str(err)):
             raise
-        hint = "Use a smaller batch or preset, or another device."
-        raise ResourceError(f"{what}: out of memory.", "batch", hint) from err
+        hint = f"Use a smaller '{batch}', a smaller preset, or another device." if batch else "Use a part of the map."
+        raise ResourceError(f"{what}: out of memory.", batch, hint) from err
 
 
 def _settings_type(annotation: Any) -> Any | None:

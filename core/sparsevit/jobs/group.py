@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import multiprocessing
+import os
 import signal
 import tempfile
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import multiprocessing
+from torch.multiprocessing import get_context
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
 from sparsevit.errors import CancelledError, InputError, ResourceError, SparseViTError
@@ -62,7 +64,7 @@ def check_devices(devices: int, hardware: HardwareSettings) -> None:
 
 def _lead(run: Run[AnyResult], request: Any, devices: int, reporter: Reporter) -> AnyResult:
     """Start the processes, pass on what the first one says, and leave none behind."""
-    context = multiprocessing.get_context("spawn")
+    context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     stop = context.Event()
     with tempfile.TemporaryDirectory(prefix="sparsevit-group-") as folder:
@@ -106,11 +108,19 @@ def _pass_on(event: str, fields: dict[str, Any], reporter: Reporter) -> None:
         reporter.metric(fields["name"], fields["step"], fields["value"])
 
 
+def _leave_it_to_the_leader(*_: object) -> None:
+    """Ctrl-C, or a cluster, stops all processes at once, but the leader says when; without it torch sends the same."""
+    leader = multiprocessing.parent_process()
+    if leader is None or not leader.is_alive():
+        os._exit(1)
+
+
 def _member(
     rank: int, run: Run[AnyResult], request: Any, devices: int, rendezvous: Path, sender: Connection, stop: Event
 ) -> None:
     """One process of the group; all come to the same errors, so the first one's word is enough."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the leader says when to stop
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, _leave_it_to_the_leader)
     cuda = resolve_device(request.hardware).type == "cuda"
     if cuda:
         torch.cuda.set_device(rank)
@@ -123,7 +133,7 @@ def _member(
                 run(request, Reporter())
             return
         try:
-            with resource_errors("training"):
+            with resource_errors("training", "batch"):
                 result = run(request, CallbackReporter(lambda *event: sender.send(event), stop.is_set))
             sender.send(("result", result))
         except CancelledError:

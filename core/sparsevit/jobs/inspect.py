@@ -16,7 +16,7 @@ from sparsevit.mapping.heads import write_heads
 from sparsevit.mapping.predict import MappingSettings, check_scene
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.model_file import load_model
-from sparsevit.outputs import check_writable
+from sparsevit.outputs import check_distinct, check_writable
 from sparsevit.reporting import Reporter
 
 
@@ -62,6 +62,7 @@ def run(request: InspectRequest, reporter: Reporter) -> InspectResult:
     """Write the heads of a model over a scene."""
     started = time.monotonic()
     check_writable(request.output, (".tif", ".tiff"))
+    check_distinct({"output": request.output}, request.scene)
     model, card = load_model(request.model)
     if model.vit is None or card.heads_kept == 0:
         raise InputError(f"{request.model} has no attention heads.", "model", "Choose one written by 'train'.")

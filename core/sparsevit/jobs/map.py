@@ -13,7 +13,7 @@ from sparsevit.assessment.reference import reference_on
 from sparsevit.errors import InputError
 from sparsevit.geodata.legend import load_scheme
 from sparsevit.geodata.scene import open_scene
-from sparsevit.geodata.tile_index import TilingSettings
+from sparsevit.geodata.tile_index import TilingSettings, read_tile_index
 from sparsevit.jobs import assess, predict, pseudomask, refine, review, tag, tiles, train
 from sparsevit.jobs.base import Job, Request, Result, absolute
 from sparsevit.labels.mapping import load_mapping
@@ -24,6 +24,7 @@ from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.pretrained import PretrainedSettings
 from sparsevit.outputs import check_distinct, check_writable
 from sparsevit.reporting import Reporter
+from sparsevit.training.classifier import fitting_patch
 from sparsevit.training.head_budget import BudgetSettings
 from sparsevit.training.loop import TrainingSettings
 from sparsevit.training.phases import ClassifierSettings
@@ -127,6 +128,8 @@ def run(request: MapRequest, reporter: Reporter) -> MapResult:
     reporter.log(
         f"{cut.tiles} tiles: {cut.train} train, {cut.validation} validation, {cut.gap} in the gap between them."
     )
+    index = read_tile_index(request.tiles)
+    fitting_patch(int(index.frame["width"].iloc[0]), index.gsd, request.classifier)  # before the review, too
     tag.run(_pick(tag.TagRequest, request, output=None), reporter.part(0.02, 0.04, "tags"))
     tagged = 0.12 if request.review else 0.04
     reviewed = _review(request, reporter.part(0.04, tagged, "review")) if request.review else None
@@ -234,7 +237,7 @@ def check_request(request: MapRequest) -> None:
     for name, (path, suffixes) in files.items():
         if path:
             check_writable(path, suffixes, name)
-    inputs = [path for path in (*request.scene, request.layer, request.raster, request.reference) if path]
+    inputs = (*request.scene, request.scheme, request.layer, request.raster, request.reference)
     check_distinct({name: path for name, (path, _) in files.items()}, inputs)
     class_tokens = request.classifier.network != "gated"
     check_method(request.pseudomasks.method, class_tokens)
@@ -255,9 +258,9 @@ def check_request(request: MapRequest) -> None:
 
 def _check_reference(request: MapRequest) -> None:
     scheme = load_scheme(request.scheme)
-    translation = load_mapping(request.reference_mapping, scheme)
     with open_scene(request.scene, request.band_names or None) as scene:
         try:
+            translation = load_mapping(request.reference_mapping, scheme)
             reference = assess.open_reference(_assessment(request), scene.grid, scheme, translation)
             with reference_on(reference, scene.grid):
                 pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 from pydantic import Field
 from rasterio.windows import Window, intersect
 
@@ -79,6 +80,9 @@ def run(request: PredictRequest, reporter: Reporter) -> PredictResult:
         mask = None
         if request.mask:
             polygons = read_layer(request.mask, grid.crs.to_wkt(), "mask")
+            polygons = polygons[np.isfinite(polygons.bounds).all(axis=1)]  # others lie beyond the projection
+            if polygons.empty:
+                raise InputError(f"{request.mask} lies outside the scene.", "mask", "Check its CRS.")
             inside = grid.window(tuple(polygons.total_bounds), "mask")
             if not intersect(area, inside):
                 raise InputError(f"{request.mask} lies outside the extent.", "mask", "Change one of them.")

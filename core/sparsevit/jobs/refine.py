@@ -17,11 +17,11 @@ from sparsevit.geodata.tile_masks import UNLABELLED, read_tile_masks
 from sparsevit.jobs.base import Job, Result, absolute
 from sparsevit.jobs.group import on_devices
 from sparsevit.jobs.pseudomask import mask_name
-from sparsevit.jobs.resumable import ResumableRequest, prepare_checkpoints
+from sparsevit.jobs.resumable import ResumableRequest, check_resumable, prepare_checkpoints
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.model_file import load_model, save_model
 from sparsevit.models.vit import SparseViT
-from sparsevit.outputs import check_writable
+from sparsevit.outputs import check_distinct, check_writable
 from sparsevit.reporting import Reporter
 from sparsevit.training import group
 from sparsevit.training.loop import TrainingSettings, make_fabric
@@ -72,6 +72,8 @@ def run(request: RefineRequest, reporter: Reporter) -> RefineResult:
     """Refine and write the land-cover model."""
     started = time.monotonic()
     check_writable(request.output, (".safetensors",))
+    check_distinct({"output": request.output}, [request.classifier])
+    check_resumable(request)
     index = read_tile_index(request.tiles)
     classifier, card = load_model(request.classifier, "classifier", "classifier")
     check_decoder(request.refinement, isinstance(classifier.vit, SparseViT))
@@ -79,13 +81,13 @@ def run(request: RefineRequest, reporter: Reporter) -> RefineResult:
         raise InputError(
             f"The pseudomask {request.pseudomask} does not exist.", "pseudomask", "Run 'pseudomask' first."
         )
-    prepare_checkpoints(request, f"{ROUND}*.checkpoint", reporter)
     scheme = parse_scheme(card.scheme, str(request.classifier))
     card.check_gsd(index.gsd, f"The tile index {request.tiles.name}", "tiles")
     index = index.with_classes(scheme)  # in the order of the network's outputs
     data = load_training_data(index, request.scene, [], card.bands, reporter.part(0, 0.05))
     data = data.with_threshold(card.presence_threshold)
     masks = read_masks(data.train_index, request, scheme)
+    prepare_checkpoints(request, f"{ROUND}*.checkpoint", reporter)
     refinement = refine(
         classifier,
         dict(card.architecture.weights),

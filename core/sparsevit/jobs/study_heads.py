@@ -27,7 +27,7 @@ from sparsevit.training.classifier import architecture_for
 from sparsevit.training.head_study import ALL_HEADS, StudyPoint, Truth, study_heads
 from sparsevit.training.loop import TrainingSettings, make_fabric
 from sparsevit.training.phases import ClassifierSettings
-from sparsevit.training.refinement import RefinementSettings
+from sparsevit.training.refinement import RefinementSettings, check_decoder
 from sparsevit.training.start import read_start
 from sparsevit.training.tagged import TrainingData, check_bands, load_training_data
 
@@ -91,6 +91,8 @@ def run(request: StudyHeadsRequest, reporter: Reporter) -> StudyHeadsResult:
         check_writable(request.json_output, (".json",), "json_output")
     if request.refined and request.reference is None:
         raise InputError("The final map can only be scored with a reference.", "reference", "Give one.")
+    if request.refined:
+        check_decoder(request.refinement, request.classifier.network == "gated")
     index = read_tile_index(request.tiles)
     if not request.scene:
         check_bands(index, request.bands)

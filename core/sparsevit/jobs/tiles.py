@@ -15,7 +15,7 @@ from sparsevit.geodata.patches import index_patches
 from sparsevit.geodata.scene import open_scene
 from sparsevit.geodata.tile_index import TileIndex, TilingSettings, cut_scene
 from sparsevit.jobs.base import Job, Request, Result, absolute
-from sparsevit.outputs import check_writable
+from sparsevit.outputs import check_distinct, check_writable
 from sparsevit.reporting import Reporter
 
 
@@ -62,6 +62,7 @@ def run(request: TilesRequest, reporter: Reporter) -> TilesResult:
         InputError: The scene or folder cannot be cut; see the message.
     """
     check_writable(request.output, (".gpkg",))
+    check_distinct({"output": request.output}, [*request.scene, request.footprints])
     if request.layout == "scene":
         index, empty = _cut(request, reporter)
     else:

@@ -11,7 +11,7 @@ from pydantic import Field
 from sparsevit.geodata.tile_index import read_tile_index
 from sparsevit.jobs.base import Job, Result, absolute
 from sparsevit.jobs.group import on_devices
-from sparsevit.jobs.resumable import ResumableRequest, prepare_checkpoints
+from sparsevit.jobs.resumable import ResumableRequest, check_resumable, prepare_checkpoints
 from sparsevit.labels.cooccurrence import contrast_warnings
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.model_file import ModelCard, parameter_count, save_model
@@ -69,17 +69,18 @@ def run(request: TrainRequest, reporter: Reporter) -> TrainResult:
     """Train a classifier and write its model file."""
     started = time.monotonic()
     check_writable(request.output, (".safetensors",))
+    check_resumable(request)
     index = read_tile_index(request.tiles)
     if not request.scene:
         check_bands(index, request.bands)
     data = load_training_data(index, request.scene, request.classes, request.bands, reporter.part(0, 0.05))
-    prepare_checkpoints(request, "*.checkpoint", reporter)  # those of a refinement, too: it was of another classifier
     cautions = contrast_warnings(data.train.tags.numpy(), data.scheme)
     for text in cautions:
         reporter.log(f"Training tiles: {text}", "warning")
     settings = request.classifier
     start = read_start(request.pretrained, data.bands, reporter)
     architecture = architecture_for(len(data.bands), len(data.scheme.classes), data.side, data.gsd, settings, start)
+    prepare_checkpoints(request, "*.checkpoint", reporter)  # those of a refinement, too: it was of another classifier
     trained = train_classifier(
         architecture,
         band_statistics(data.train.store),

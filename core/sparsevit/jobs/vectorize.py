@@ -20,7 +20,7 @@ from sparsevit.geodata.polygons import areas_m2, outline, row_areas_m2, simplify
 from sparsevit.geodata.regions import Regions, find_regions, means_of, merge_small
 from sparsevit.geodata.scene import Grid, open_raster
 from sparsevit.jobs.base import Job, Request, Result, absolute
-from sparsevit.outputs import check_writable
+from sparsevit.outputs import check_distinct, check_writable
 from sparsevit.reporting import Reporter
 
 
@@ -65,6 +65,7 @@ def run(request: VectorizeRequest, reporter: Reporter) -> VectorizeResult:
         CancelledError: The user asked to stop.
     """
     check_writable(request.output, (".gpkg",))
+    check_distinct({"output": request.output}, [request.map, request.confidence])
     connectivity = int(request.connectivity)
     with open_raster(request.map, "map") as src:
         grid = _grid(src, request.map)

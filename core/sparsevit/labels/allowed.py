@@ -38,22 +38,27 @@ class AllowedClasses:
 
     def __call__(self, window: Window) -> BoolArray:
         """Which classes may occur at each pixel of a window of the scene `[K, height, width]`."""
-        top, left = int(window.row_off), int(window.col_off)
-        bottom, right = top + int(window.height), left + int(window.width)
-        result = np.zeros((self._tags.shape[1], bottom - top, right - left), bool)
-        for k in self._touched(window):
-            y0, x0, y1, x1 = self._boxes[k]
-            rows, cols = slice(max(y0 - top, 0), y1 - top), slice(max(x0 - left, 0), x1 - left)
-            result[:, rows, cols] |= (self._tags[k] != ABSENT)[:, None, None]
+        result = self._by_tiles(window)
         return result | ~result.any(axis=0)
 
     def known(self, window: Window) -> npt.NDArray[np.int8]:
         """What the tags know of a window `[K]`: 1 present, 0 absent, -1 unknown; nothing where a part has no tags."""
-        possible: BoolArray = np.asarray(self(window).any(axis=(1, 2)))
-        if possible.all():
+        allowed = self._by_tiles(window)
+        possible: BoolArray = np.asarray(allowed.any(axis=(1, 2)))
+        if not allowed.any(axis=0).all():
             return np.full(len(possible), UNKNOWN, np.int8)
         present = (self._tags[self._touched(window)] == PRESENT).any(axis=0)
         return np.where(possible, np.where(present, PRESENT, UNKNOWN), ABSENT).astype(np.int8)
+
+    def _by_tiles(self, window: Window) -> BoolArray:
+        """What tagged tiles allow at each pixel `[K, height, width]`; nothing where there are none."""
+        top, left = int(window.row_off), int(window.col_off)
+        result = np.zeros((self._tags.shape[1], int(window.height), int(window.width)), bool)
+        for k in self._touched(window):
+            y0, x0, y1, x1 = self._boxes[k]
+            rows, cols = slice(max(y0 - top, 0), y1 - top), slice(max(x0 - left, 0), x1 - left)
+            result[:, rows, cols] |= (self._tags[k] != ABSENT)[:, None, None]
+        return result
 
     def _touched(self, window: Window) -> npt.NDArray[np.intp]:
         top, left = int(window.row_off), int(window.col_off)

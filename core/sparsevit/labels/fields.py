@@ -31,7 +31,7 @@ def text_tags(
     """Tags from texts that list classes, separated by `,`, `;` or `|`.
 
     Args:
-        texts: One text, or one code, per tile; empty or null means that nothing is known.
+        texts: One text, code or list per tile; empty or null means that nothing is known.
         scheme: The classes.
         translation: Mapping of the texts' words to classes.
         complete: Classes that a text does not list are absent; else unknown.
@@ -48,6 +48,8 @@ def text_tags(
     rows = []
     for value in texts:
         row = np.full(len(position), UNKNOWN, np.int8)
+        if isinstance(value, (list, tuple, np.ndarray)):  # fields of lists, as GeoJSON has them
+            value = SEPARATORS[0].join(map(str, value))
         text = "" if pandas.isna(value) else str(value).strip()
         if text:
             codes = {resolve(label, scheme, translation, where) for label in split_labels(text, known)}
@@ -116,8 +118,9 @@ def _field_for(land_class: LandClass, frame: pandas.DataFrame, translation: Tran
         if column == "geometry":
             continue
         mapped = translation is not None and translation.get(key(column)) == land_class.code
-        alike = LandClass(0, column, "").field
-        if mapped or land_class.field in (alike, alike.removeprefix("has_")):
+        alike = LandClass(-1, column, "").field
+        same = column.casefold() == land_class.name.casefold()
+        if mapped or same or land_class.field in (column, alike, alike.removeprefix("has_")):
             return column
     return None
 

@@ -150,20 +150,23 @@ def write_map(
                 confidence.write_rows(band.row, np.where(keep, confidence_of(band.evidence), np.nan), band.col)
             if shares:
                 shares.write_rows(band.row, np.where(keep, band.evidence, np.nan), band.col)
-        check_any_data(counts, scene)
+        check_any_data(counts, scene, masked=mask is not None)
     return counts
 
 
-def check_any_data(counts: npt.NDArray[np.int64], scene: Scene) -> None:
+def check_any_data(counts: npt.NDArray[np.int64], scene: Scene, masked: bool) -> None:
     """Refuse an empty map, before it takes its final name.
 
     Args:
         counts: Pixels by code `[256]`.
         scene: The scene that was mapped.
+        masked: Whether only inside a mask.
 
     Raises:
         InputError: Every pixel is nodata.
     """
+    if counts[:NODATA].sum() == 0 and masked:
+        raise InputError("No pixel with data has its centre inside the mask.", "mask", "Check the polygons.")
     if counts[:NODATA].sum() == 0:
         raise InputError(
             f"The area has no pixel with data in every raster of the scene ({scene.paths[0].name}, …).",

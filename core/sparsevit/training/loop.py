@@ -157,8 +157,8 @@ def fit(
         if not math.isfinite(mean_loss):
             raise InputError(
                 f"The training diverged: in epoch {epoch + 1} of '{phase.name}' the loss is no number any more.",
-                "learning_rate",
-                "Use a smaller learning rate.",
+                None,
+                "Use a smaller learning rate, or look for extreme values in the bands.",
             )
         reporter.progress((epoch + 1) / phase.epochs, f"epoch {epoch + 1} of {phase.epochs}")
         state.epoch = epoch + 1

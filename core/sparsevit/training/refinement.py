@@ -226,11 +226,15 @@ def joined(
 
 
 def fresh_decoder(model: LandCoverModel, settings: RefinementSettings) -> nn.Module:
-    """An untrained U-Net, or an untrained mask transformer on a copy of the classifier's transformer."""
-    check_decoder(settings, isinstance(model.vit, SparseViT))
+    """An untrained U-Net, or an untrained mask transformer on a copy of the classifier's transformer.
+
+    Raises:
+        InputError: The classifier has no gated transformer.
+    """
     if settings.decoder == "unet":
         return RefinementUNet(settings.encoder, model.architecture.channels, model.architecture.classes)
-    assert isinstance(model.vit, SparseViT)
+    if not isinstance(model.vit, SparseViT):
+        raise InputError("A Segmenter needs a classifier with a gated transformer.", "decoder", "Choose 'unet'.")
     return segmenter_on(model.vit)
 
 
@@ -245,10 +249,9 @@ def check_decoder(settings: RefinementSettings, gated: bool) -> None:
         InputError: A Segmenter has no gated transformer to stand on, or the encoder of the U-Net is unknown.
     """
     if settings.decoder == "unet":
-        with torch.device("meta"):  # takes neither memory nor time
-            RefinementUNet(settings.encoder, 1, 1)
+        RefinementUNet(settings.encoder, 1, 1)
     elif not gated:
-        raise InputError("A Segmenter needs a classifier with a gated transformer.", "decoder", "Choose 'unet'.")
+        raise InputError("A Segmenter needs the network 'gated'.", "decoder", "Choose 'unet', or the other network.")
 
 
 def train_decoder(
