@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 from sparsevit.errors import InputError
@@ -32,11 +33,24 @@ def check_writable(path: Path, suffixes: tuple[str, ...], parameter: str = "outp
 
 
 def _check_not_edited(path: Path, parameter: str | None) -> None:
-    """Refuse to replace a GeoPackage that another program is writing: its journal would spoil the new file."""
+    """Refuse to replace a GeoPackage that another program is writing: its journal would spoil the new file.
+
+    What lies in the journal without being at work any more, as after edits in a layer that is still shown, is brought
+    into the file first.
+    """
     journal = path.with_name(path.name + "-wal")
-    if journal.is_file() and journal.stat().st_size > 0:
+    if not journal.is_file() or journal.stat().st_size == 0:
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=1)) as database:
+            busy = bool(database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+    except sqlite3.DatabaseError:
+        busy = True
+    if busy:
         raise InputError(
-            f"{path} is being edited in another program.", parameter, "Save it and end editing there, then run again."
+            f"{path} is being edited in another program.",
+            parameter,
+            "Save it and end editing there, or close it, then run again.",
         )
 
 
@@ -60,7 +74,7 @@ def check_distinct(outputs: Mapping[str, Path | None], inputs: Iterable[Path | N
             raise InputError(f"{whose}.", name, "Give each output a name of its own.")
 
 
-@contextmanager
+@contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; it takes the final name only when the block ends without an error.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -153,19 +154,28 @@ def test_a_disk_that_fills_up_is_a_resource_error_and_keeps_the_older_raster(tmp
     assert [p.name for p in tmp_path.iterdir()] == ["shares.tif"] and path.read_bytes() == b"older"
 
 
-def test_a_file_that_another_program_edits_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "tiles.gpkg"
-    with contextlib.closing(sqlite3.connect(path)) as edited:
+def test_a_file_that_another_program_edits_is_refused_until_it_has_ended(tmp_path: Path) -> None:
+    """Its journal would be played over the new file, even one of edits that are saved."""
+    path, new = tmp_path / "tiles.gpkg", tmp_path / "new"
+    with contextlib.closing(sqlite3.connect(new)) as other:
+        other.execute("CREATE TABLE newer (number)")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as edited:
         edited.execute("PRAGMA journal_mode=WAL")
         edited.execute("CREATE TABLE tags (text)")
-        edited.commit()
-        before = path.read_bytes()
+        edited.execute("BEGIN")
+        edited.execute("INSERT INTO tags VALUES ('Forest')")
         with pytest.raises(InputError, match="is being edited in another program"):
             check_writable(path, (".gpkg",))
         with pytest.raises(InputError, match="is being edited"), whole_file(path) as partial:
-            partial.write_bytes(b"newer")
-        assert path.read_bytes() == before
-    check_writable(path, (".gpkg",))  # closed: SQLite has taken the journal back
+            shutil.copy(new, partial)
+        edited.execute("COMMIT")
+        assert edited.execute("SELECT * FROM tags").fetchall() == [("Forest",)]
+        assert (tmp_path / "tiles.gpkg-wal").stat().st_size > 0
+        check_writable(path, (".gpkg",))
+        with whole_file(path) as partial:
+            shutil.copy(new, partial)
+        with contextlib.closing(sqlite3.connect(path)) as found:
+            assert found.execute("SELECT name FROM sqlite_master").fetchall() == [("newer",)]
 
 
 def test_outputs_that_cannot_be_written_are_refused_before_work_starts(tmp_path: Path) -> None:
