@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import multiprocessing
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,7 +30,7 @@ def check_writable(path: Path, suffixes: tuple[str, ...], parameter: str = "outp
         raise InputError(f"The folder {folder} does not exist.", parameter, "Create it or choose another one.")
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)) or path.is_dir():
         raise InputError(f"{path} cannot be written.", parameter, "Choose another folder or file name.")
-    _check_not_edited(path, parameter)
+    _check_not_edited(path.expanduser().resolve(), parameter)
 
 
 def _check_not_edited(path: Path, parameter: str | None) -> None:
@@ -39,6 +40,8 @@ def _check_not_edited(path: Path, parameter: str | None) -> None:
     into the file first.
     """
     journal = path.with_name(path.name + "-wal")
+    if not path.is_file():  # nothing may be left of a file that is gone
+        journal.unlink(missing_ok=True)
     if not journal.is_file() or journal.stat().st_size == 0:
         return
     try:
@@ -81,7 +84,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     Side files that start with the temporary name (`.aux.xml`) move with it; those of a former file are removed.
     """
     path = path.expanduser().resolve()
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    leader = multiprocessing.parent_process()  # whoever has to clean up knows the process that it started
+    partial = path.with_name(f".{path.stem}.{leader.pid if leader else os.getpid()}.partial{path.suffix}")
     try:
         yield partial
         _check_not_edited(path, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from small_models import CUTTING, REFINING, SCHEME, TRAINING, Diary, write_place
 from torch import nn
 
-from sparsevit.errors import CancelledError, InputError
+from sparsevit.errors import CancelledError, InputError, ResourceError
 from sparsevit.jobs import get_job
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.model_file import load_model
@@ -108,6 +109,25 @@ def test_cancelling_ends_every_process(tiles: Path, tmp_path: Path) -> None:
         get_job("train").execute(params(tiles, output, epochs=10_000), Diary(stop_at=0.0))
     assert not list(tmp_path.iterdir())
     assert not multiprocessing.active_children()
+
+
+class KillsOne(Diary):
+    """Kills one of the processes once they train."""
+
+    def metric(self, name: str, step: int, value: float) -> None:
+        if not self.metrics:
+            multiprocessing.active_children()[-1].kill()
+            self.begun = time.monotonic()
+        super().metric(name, step, value)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_process_that_is_killed_ends_the_others_at_once(tiles: Path, tmp_path: Path) -> None:
+    diary = KillsOne()
+    with pytest.raises((ResourceError, RuntimeError)):
+        get_job("train").execute(params(tiles, tmp_path / "m.safetensors", epochs=10_000), diary)
+    assert time.monotonic() - diary.begun < 15
+    assert not multiprocessing.active_children() and not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("two_threads")

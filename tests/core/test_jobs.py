@@ -832,6 +832,9 @@ def test_a_value_of_the_wrong_kind_names_its_parameter() -> None:
     with pytest.raises(InputError) as raised:
         get_job("assess").parse({"map": "m.tif", "reference": "r.tif", "output": "o.html", "mapping": {"11": 1.5}})
     assert raised.value.parameter == "mapping"
+    with pytest.raises(InputError) as raised:
+        get_job("train").parse({"tiles": "t.gpkg", "output": "o.safetensors", "training": {"foo": 3}})
+    assert raised.value.parameter == "foo"
 
 
 @pytest.mark.parametrize("beyond", [False, True])

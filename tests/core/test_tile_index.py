@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,8 +138,15 @@ def test_other_layers_and_styles_in_the_file_stay(tmp_path: Path, raster: Path) 
     index.write(path)
     index.frame[["geometry"]].head(2).to_file(path, layer="a_sketch", driver="GPKG", engine="pyogrio")
     kept = scheme().subset(["Forest", "Water"])
-    index.with_tags(kept, np.ones((len(index), 2), np.int8), 0.1).write(path)
-    assert sorted(name for name, _ in pyogrio.list_layers(path)) == ["a_sketch", "tiles"]
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as opened:  # as by QGIS
+        opened.execute("PRAGMA journal_mode=WAL")
+        opened.execute("CREATE TABLE layer_styles (f_table_name TEXT, styleName TEXT)")
+        opened.execute("INSERT INTO layer_styles VALUES ('tiles', 'mine')")
+        index.with_tags(kept, np.ones((len(index), 2), np.int8), 0.1).write(path)
+    with contextlib.closing(sqlite3.connect(path)) as found:
+        assert found.execute("SELECT * FROM layer_styles").fetchall() == [("tiles", "mine")]
+        assert found.execute("PRAGMA journal_mode").fetchall() == [("delete",)]
+    assert {"a_sketch", "tiles"} <= {name for name, _ in pyogrio.list_layers(path)}
     assert read_tile_index(path).scheme == kept and len(read_tile_index(path)) == len(index)
     assert len(geopandas.read_file(path, layer="a_sketch")) == 2
     assert len(read_layer(path, index.frame.crs, "layer")) == len(index)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -166,15 +167,27 @@ class TileIndex:
         }
         try:
             with whole_file(path) as partial:
-                if path.is_file():  # other layers, and styles of users, stay
-                    shutil.copy(path, partial)
+                _copy_database(path, partial)
                 pyogrio.write_dataframe(
                     self.frame, partial, layer=LAYER, driver="GPKG", layer_metadata={METADATA_KEY: json.dumps(card)}
                 )
-        except (DataSourceError, DataLayerError, FeatureError) as err:
+        except (DataSourceError, DataLayerError, FeatureError, sqlite3.OperationalError) as err:
             raise ResourceError(
                 f"{path} cannot be written ({err}).", None, "Check free disk space and permissions."
             ) from err
+
+
+def _copy_database(path: Path, copy: Path) -> None:
+    """Copy a GeoPackage, with what its journal holds, so that other layers and the styles of users stay."""
+    if not path.is_file():
+        return
+    with contextlib.closing(sqlite3.connect(path.expanduser())) as database:
+        try:
+            database.execute("VACUUM INTO ?", (str(copy),))
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:  # the file to replace is none
+            copy.unlink(missing_ok=True)
 
 
 def read_tile_index(path: Path) -> TileIndex:

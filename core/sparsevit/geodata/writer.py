@@ -97,14 +97,15 @@ def _raster(
             with rasterio.open(partial, "w", **layout, **where, **profile, bigtiff="if_safer") as out:
                 out.update_tags(SPARSEVIT_ENGINE=__version__, AREA_OR_POINT="Area", **tags)
                 yield out, finishers
-            _check_whole(partial)
+            with rasterio.open(partial):  # a fragment is an error here, but not where it is opened to be changed
+                pass
             factors = [2**k for k in range(1, 12) if min(grid.width, grid.height) / 2**k >= OVERVIEW_SMALLEST / 2]
             if cog:
                 _to_cog(partial, profile, resampling)
             elif factors:
                 with rasterio.open(partial, "r+") as out:
                     out.build_overviews(factors, resampling)
-                _check_whole(partial, factors)
+            _check_whole(partial, [] if cog else factors)
             for finish in finishers:
                 finish(partial)
     except (RasterioError, CPLE_BaseError, OSError) as err:
@@ -113,23 +114,29 @@ def _raster(
         ) from err
 
 
-def _check_whole(path: Path, factors: list[int] | None = None) -> None:
-    """Read a raster again: what does not fit on a disk is not reported when it is written.
+def _check_whole(path: Path, factors: list[int]) -> None:
+    """Read a raster again, overviews included: what does not fit on a disk is not reported when it is written.
 
     Raises:
         RasterioError: A block, or an overview of `factors`, is missing.
     """
     with rasterio.open(path) as src:
-        for _, window in src.block_windows(1):
-            src.read(window=window)
-        if factors and src.overviews(1) != factors:
-            raise RasterioIOError("overviews are missing")
+        found = src.overviews(1)
+    if factors and found != factors:
+        raise RasterioIOError("overviews are missing")
+    for level in range(-1, len(found)):
+        with rasterio.open(path, **({"overview_level": level} if level >= 0 else {})) as src:
+            for _, window in src.block_windows(1):
+                src.read(window=window)
 
 
 def _to_cog(partial: Path, profile: dict[str, Any], resampling: Resampling) -> None:
     copy = partial.with_name(partial.name + ".cog")
     options = {"compress": "deflate", "overview_resampling": resampling.name, "bigtiff": "if_safer"}
-    rasterio.shutil.copy(partial, copy, driver="COG", **options)
+    try:
+        rasterio.shutil.copy(partial, copy, driver="COG", **options)
+    except SystemError as err:  # how rasterio says that GDAL gave no reason
+        raise RasterioIOError("the disk may be full") from err
     copy.replace(partial)
 
 

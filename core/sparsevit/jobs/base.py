@@ -80,8 +80,7 @@ class Job:
             SparseViTError: With a sentence for the user: wrong input, missing resources, or cancelled.
         """
         request = self.parse(params)
-        batch = next((name for _, name, _ in self.request.leaves() if name.endswith("batch")), None)
-        with resource_errors(self.name, batch):
+        with resource_errors(self.name, [name for _, name, _ in self.request.leaves() if name.endswith("batch")]):
             return self.run(request, reporter)
 
     def parse(self, params: dict[str, Any]) -> Request:
@@ -94,7 +93,7 @@ class Job:
             return self.request.model_validate(params)
         except ValidationError as err:
             first = err.errors()[0]
-            fields = {*self.request.model_fields, *(name for _, name, _ in self.request.leaves())}
+            fields = {name for _, name, _ in self.request.leaves()}
             named = [str(p) for p in reversed(first["loc"]) if isinstance(p, str)]
             parameter = next((p for p in named if p in fields), named[-1] if named else "")
             given = "" if first["type"] in ("missing", "extra_forbidden") else f" (got {first['input']!r})"
@@ -107,12 +106,12 @@ class Job:
 
 
 @contextmanager
-def resource_errors(what: str, batch: str | None) -> Iterator[None]:
+def resource_errors(what: str, batches: list[str]) -> Iterator[None]:
     """Say in a sentence that something ran out of disk, permissions or memory.
 
     Args:
         what: Name of what is done.
-        batch: Parameter that makes it need less memory, if there is one.
+        batches: Parameters that make it need less memory.
 
     Raises:
         ResourceError: In place of what the system or torch raised.
@@ -124,8 +123,9 @@ def resource_errors(what: str, batch: str | None) -> Iterator[None]:
     except (MemoryError, RuntimeError) as err:
         if not (isinstance(err, MemoryError) or "out of memory" in str(err) or "allocate memory" in str(err)):
             raise
-        hint = f"Use a smaller '{batch}', a smaller preset, or another device." if batch else "Use a part of the map."
-        raise ResourceError(f"{what}: out of memory.", batch, hint) from err
+        smaller = " or ".join(f"'{name}'" for name in batches)
+        hint = f"Use a smaller {smaller}, a smaller preset, or another device." if batches else "Use a part of the map."
+        raise ResourceError(f"{what}: out of memory.", batches[0] if len(batches) == 1 else None, hint) from err
 
 
 def _settings_type(annotation: Any) -> Any | None:

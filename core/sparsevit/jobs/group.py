@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
@@ -84,7 +85,7 @@ def _lead(run: Run[AnyResult], request: Any, devices: int, reporter: Reporter) -
                     if event == "cancelled":
                         raise CancelledError
                     _pass_on(event, value, reporter)
-                elif members.join(timeout=0) and not receiver.poll():
+                elif members.join(timeout=0, grace_period=0) and not receiver.poll():
                     raise ResourceError("The training processes ended without a result.", "devices", "Use one device.")
         except ProcessExitedException as err:
             hint = "Use fewer devices or a smaller batch."
@@ -108,19 +109,25 @@ def _pass_on(event: str, fields: dict[str, Any], reporter: Reporter) -> None:
         reporter.metric(fields["name"], fields["step"], fields["value"])
 
 
-def _leave_it_to_the_leader(*_: object) -> None:
-    """Ctrl-C, or a cluster, stops all processes at once, but the leader says when; without it torch sends the same."""
+def _follow_the_leader() -> None:
+    """Stop when the leader says so, or is gone: Ctrl-C, or a cluster, tells all processes at once."""
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, signal.SIG_IGN)
     leader = multiprocessing.parent_process()
-    if leader is None or not leader.is_alive():
+    assert leader is not None
+
+    def wait() -> None:
+        leader.join()
         os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _member(
     rank: int, run: Run[AnyResult], request: Any, devices: int, rendezvous: Path, sender: Connection, stop: Event
 ) -> None:
     """One process of the group; all come to the same errors, so the first one's word is enough."""
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, _leave_it_to_the_leader)
+    _follow_the_leader()
     cuda = resolve_device(request.hardware).type == "cuda"
     if cuda:
         torch.cuda.set_device(rank)
@@ -133,7 +140,7 @@ def _member(
                 run(request, Reporter())
             return
         try:
-            with resource_errors("training", "batch"):
+            with resource_errors("training", ["batch"]):
                 result = run(request, CallbackReporter(lambda *event: sender.send(event), stop.is_set))
             sender.send(("result", result))
         except CancelledError:
