@@ -36,7 +36,8 @@ Northern half of the development scene `virginia`, transformer of the preset *ti
 {train} tiles to learn from, {held_out} in held-out blocks. For each seed one transformer is trained with all its heads;
 all variants, the one with all heads included, go on from its weights for as many epochs. Macro-F1 is that of the tags
 of the held-out tiles, mIoU that of the joint evidence of transformer and spectra there, refined that of the map after
-the rounds of refinement, where they were run. Mean ± standard deviation over the seeds.
+the rounds of refinement, where they were run; these networks were trained anew for it, the others are of an earlier
+training of the same seeds. Mean ± standard deviation over the seeds.
 
 ![Macro-F1 and mIoU against heads kept](heads.png)
 

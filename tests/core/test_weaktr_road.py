@@ -287,6 +287,6 @@ def test_what_needs_the_other_transformer_says_so(place: dict[str, Path], tmp_pa
             do("pseudomask", **files, method=method)
     do("pseudomask", model=place["weaktr"], tiles=place["tiles"], output=tmp_path / "mask.tif")
     files = {"tiles": place["tiles"], "classifier": place["weaktr"], "pseudomask": tmp_path / "mask.tif"}
-    with pytest.raises(InputError, match="gated transformer"):
+    with pytest.raises(InputError, match="the network 'gated'"):
         do("refine", **files, output=tmp_path / "m.safetensors", decoder="segmenter")
     assert not (tmp_path / "m.safetensors").exists()

@@ -95,7 +95,7 @@ class Job:
             first = err.errors()[0]
             fields = {name for _, name, _ in self.request.leaves()}
             named = [str(p) for p in reversed(first["loc"]) if isinstance(p, str)]
-            parameter = next((p for p in named if p in fields), named[-1] if named else "")
+            parameter = next((p for p in named if p in fields), named[0] if named else "")
             given = "" if first["type"] in ("missing", "extra_forbidden") else f" (got {first['input']!r})"
             message = first["msg"].removeprefix("Value error, ")
             raise InputError(
