@@ -91,10 +91,10 @@ class EngineAlgorithm(QgsProcessingAlgorithm):
         request = self.job_request(self._inputs, outputs)
         try:
             result = worker.run_job(interpreter.find(), self.JOB, request, feedback)
-        except worker.EngineEnded as err:
-            remove_partials([*outputs.values(), self._inputs.get("tiles", "")], err.pid)
-            raise
         except QgsProcessingException as err:
+            if isinstance(err, worker.EngineEnded):
+                remove_partials([*outputs.values(), self._inputs.get("tiles", "")], err.pid)
+            # Always of QGIS's own class: it shows a subclass as a traceback.
             names = {definition.name() for definition in self.parameterDefinitions()}
             raise QgsProcessingException(in_words_of_qgis(str(err), names)) from err
         self.tell(result, feedback)
