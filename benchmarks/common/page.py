@@ -21,10 +21,10 @@ Scored on the test blocks, from which nothing was learned and whose tags nobody 
 do not count. The maps of all networks are drawn the same way: overlapping tiles, blended, with the same edges.
 
 Mean ± standard deviation over the seeds. Most of the spread is that of the blocks, which all rows share; how far a row
-is behind the refined map is therefore the mean ± standard deviation of the differences, seed by seed. One training is
-not the next: on one set of blocks the same pseudomask, learned again, moved by up to 0.008, the same refined map by up
-to 0.03, and rows were run at different times. The split seeds
-are {splits}. Settings were chosen on the blocks of {chosen_on}; 57 % of the test tiles of 20, 21 and 22 are among
+is behind the refined map is therefore the mean ± standard deviation of the differences, seed by seed. Rows were run at
+different times, and one training is not the next: the pseudomask, learned again, moved by up to 0.008 on one set, the
+refined map of one set by 0.006. The split seeds are
+{splits}. Settings were chosen on the blocks of {chosen_on}; 57 % of the test tiles of 20, 21 and 22 are among
 the test tiles there, too.
 
 {table}

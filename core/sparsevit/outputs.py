@@ -30,10 +30,10 @@ def check_writable(path: Path, suffixes: tuple[str, ...], parameter: str = "outp
         raise InputError(f"The folder {folder} does not exist.", parameter, "Create it or choose another one.")
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)) or path.is_dir():
         raise InputError(f"{path} cannot be written.", parameter, "Choose another folder or file name.")
-    _check_not_edited(path.expanduser().resolve(), parameter)
+    _settle_journal(path.expanduser().resolve(), parameter)
 
 
-def _check_not_edited(path: Path, parameter: str | None) -> None:
+def _settle_journal(path: Path, parameter: str | None) -> None:
     """Refuse to replace a GeoPackage that another program is writing: its journal would spoil the new file.
 
     What lies in the journal without being at work any more, as after edits in a layer that is still shown, is brought
@@ -88,7 +88,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.stem}.{leader.pid if leader else os.getpid()}.partial{path.suffix}")
     try:
         yield partial
-        _check_not_edited(path, None)
+        _settle_journal(path, None)
         umask = os.umask(0)
         os.umask(umask)
         written = {

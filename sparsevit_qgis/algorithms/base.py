@@ -16,7 +16,6 @@ from qgis.PyQt.QtGui import QIcon
 from ..engine import interpreter, worker
 from ..text import resource, tr
 from . import checks, layers
-from .leftovers import remove_partials
 from .request import destinations_of, request_of, vector_layer, vector_path
 from .wording import in_words_of_qgis
 
@@ -90,11 +89,9 @@ class EngineAlgorithm(QgsProcessingAlgorithm):
         outputs = destinations_of(self, parameters, context)
         request = self.job_request(self._inputs, outputs)
         try:
-            result = worker.run_job(interpreter.find(), self.JOB, request, feedback)
+            writes = [*outputs.values(), self._inputs.get("tiles", "")]  # some algorithms write into their tiles
+            result = worker.run_job(interpreter.find(), self.JOB, request, feedback, writes)
         except QgsProcessingException as err:
-            if isinstance(err, worker.EngineEnded):
-                remove_partials([*outputs.values(), self._inputs.get("tiles", "")], err.pid)
-            # Always of QGIS's own class: it shows a subclass as a traceback.
             names = {definition.name() for definition in self.parameterDefinitions()}
             raise QgsProcessingException(in_words_of_qgis(str(err), names)) from err
         self.tell(result, feedback)

@@ -76,11 +76,10 @@ def arrange(algorithm, outputs, context):
     group = algorithm.displayName() if len(loaded) > 1 else ""
     for rank, (name, path) in enumerate(loaded):
         details = context.layerToLoadOnCompletionDetails(path)
-        if hasattr(details, "groupName"):  # newer than 3.22: QGIS groups and sorts by itself
+        sorts = hasattr(details, "groupName")  # newer than 3.22: QGIS groups and sorts by itself
+        if sorts:
             details.groupName, details.layerSortKey = group, -rank
-            arranger = _Arranger("", rank, name == "CONFIDENCE")
-        else:
-            arranger = _Arranger(group, rank, name == "CONFIDENCE")
+        arranger = _Arranger("" if sorts else group, rank, name == "CONFIDENCE")
         _alive.append(arranger)
         details.setPostProcessor(arranger)
 

@@ -36,8 +36,8 @@ class ReviewTags(IntoTiles, TrainingGroup, EngineAlgorithm):
             "(0–1), and <i>review_doubts</i>, the tags that are probably wrong, such as “Barren present”. "
             "Sort the table by <i>review_wrong</i>, look at the first tiles, and correct their tags. The log says how "
             "often each mistake seems to have been made.</p>"
-            "<p>Or let doubted tags be forgotten, as “Map land cover” does: they become unknown, and nothing is "
-            "learned from them.</p>"
+            "<p>Or let doubted tags be forgotten, as “Map land cover from tags” does: they become unknown, and nothing "
+            "is learned from them.</p>"
             "<p>Only tiles of the training and validation blocks are reviewed.</p>"
         )
 

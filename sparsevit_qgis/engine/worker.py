@@ -22,6 +22,7 @@ from qgis.core import QgsProcessingException
 
 from ..text import tr
 from .environment import clean
+from .leftovers import remove_partials
 
 POLL_S = 0.1  # a cancel is noticed after this time at most
 GRACE_S = 10.0  # how long a worker may take to stop after it was asked to
@@ -38,19 +39,6 @@ _EVENTS = {
     "result": {"id": str, "result": dict},
     "error": {"id": str, "kind": str, "message": str},
 }
-
-
-class EngineEnded(QgsProcessingException):
-    """The engine's process ended, or was killed, in the middle of a job.
-
-    Args:
-        message: One sentence for the user.
-        pid: The process that there was.
-    """
-
-    def __init__(self, message, pid):
-        super().__init__(message)
-        self.pid = pid
 
 
 class Worker:
@@ -70,6 +58,11 @@ class Worker:
         self._readers = [threading.Thread(target=r, daemon=True) for r in (self._read_stdout, self._read_stderr)]
         for reader in self._readers:
             reader.start()
+
+    @property
+    def pid(self):
+        """The engine's process."""
+        return self._process.pid
 
     @property
     def idle(self):
@@ -97,7 +90,8 @@ class Worker:
         self._send({"id": number, "job": job, "params": params})
         while True:
             if feedback.isCanceled():
-                raise self._cancel(number)
+                self._cancel(number)
+                raise _cancelled()
             event = self._next_event()
             if event is None or event.get("id") != number:
                 continue
@@ -130,7 +124,7 @@ class Worker:
         while not self._ready:
             if feedback.isCanceled():
                 self.kill()
-                raise QgsProcessingException(_cancelled())
+                raise _cancelled()
             event = self._next_event()
             if event is not None and event["event"] == "ready":
                 self._ready = True
@@ -139,7 +133,7 @@ class Worker:
                 raise QgsProcessingException(tr("The engine did not answer within {:.0f} s.").format(START_S))
 
     def _cancel(self, number):
-        """Ask the job to stop; kill the process group if it does not. Returns what to raise."""
+        """Ask the job to stop; kill the process group if it does not."""
         deadline = time.monotonic() + GRACE_S
         with contextlib.suppress(QgsProcessingException):  # it died meanwhile: stopped all the same
             self._send({"id": number, "cancel": True})
@@ -147,9 +141,8 @@ class Worker:
                 event = self._next_event()
                 if event and event.get("id") == number and event["event"] in ("result", "error"):
                     self._busy = False
-                    return QgsProcessingException(_cancelled())
+                    return
         self.kill()
-        return EngineEnded(_cancelled(), self._process.pid)
 
     def _send(self, message):
         try:
@@ -174,8 +167,9 @@ class Worker:
         if fields is None or not all(isinstance(event.get(name), kind) for name, kind in fields.items()):
             self.kill()
             text = line[:80].decode("utf-8", "replace").strip()
-            message = tr("The engine was stopped because it sent a line that is not part of the protocol: '{}'.")
-            raise EngineEnded(message.format(text), self._process.pid)
+            raise QgsProcessingException(
+                tr("The engine was stopped because it sent a line that is not part of the protocol: '{}'.").format(text)
+            )
         return event
 
     def _relay(self, event, feedback):
@@ -198,13 +192,15 @@ class Worker:
         _end_group(self._process, force=True)  # its children may have outlived it
         code = self._process.wait()
         if os.name != "nt" and code == -signal.SIGKILL:
-            message = tr(
-                "The engine was killed while it worked, probably because the machine ran out of memory: "
-                "try a smaller batch, a smaller extent or a smaller preset."
+            return QgsProcessingException(
+                tr(
+                    "The engine was killed while it worked, probably because the machine ran out of memory: "
+                    "try a smaller batch, a smaller extent or a smaller preset."
+                )
             )
-        else:
-            message = tr("The engine stopped unexpectedly (exit code {}): {}").format(code, self._last_words())
-        return EngineEnded(message, self._process.pid)
+        return QgsProcessingException(
+            tr("The engine stopped unexpectedly (exit code {}): {}").format(code, self._last_words())
+        )
 
     def _last_words(self):
         """The last line of stderr: of a Python error the line that names it."""
@@ -226,10 +222,18 @@ _idle = {}  # one worker per interpreter waits for the next job, because startin
 _lock = threading.Lock()
 
 
-def run_job(python, job, params, feedback):
+def run_job(python, job, params, feedback, writes=()):
     """Do a job in a waiting worker, or in a new one; see `Worker.run`.
 
-    Two algorithms that run at the same time get a worker each.
+    Two algorithms that run at the same time get a worker each. What one that had to be killed left half written is
+    removed.
+
+    Args:
+        python: The engine's interpreter.
+        job: The job's name.
+        params: Its request.
+        feedback: See `Worker.run`.
+        writes: Files and folders that the job writes.
     """
     with _lock:
         worker = _idle.pop(python, None)
@@ -244,6 +248,7 @@ def run_job(python, job, params, feedback):
             surplus = _idle.setdefault(python, worker) if worker.idle else None
         if surplus is not worker:
             worker.close()
+            remove_partials(writes, worker.pid)
 
 
 def close_all():
@@ -294,7 +299,7 @@ def _end_group(process, force):
 
 
 def _cancelled():
-    return tr("Cancelled.")
+    return QgsProcessingException(tr("Cancelled."))
 
 
 def _failure(event):

@@ -30,8 +30,8 @@ def requested(algorithm, context, monkeypatch):
         sent = {}
         real = worker.run_job
 
-        def spy(python, job, params, feedback):
-            sent.update(real(python, job, params, feedback))
+        def spy(python, job, params, feedback, writes):
+            sent.update(real(python, job, params, feedback, writes))
             return {**sent, "table": "", "decision": "", "class_shares": {}}
 
         monkeypatch.setattr(worker, "run_job", spy)

@@ -156,9 +156,9 @@ class TileIndex:
         Raises:
             ResourceError: It cannot be written (disk full, permission).
         """
-        folder = path.expanduser().resolve().parent
+        path = path.expanduser().resolve()
         card = {
-            "scene": [_relative(p, folder) for p in self.scene],
+            "scene": [_relative(p, path.parent) for p in self.scene],
             "band_names": self.band_names,
             "tile_size_m": self.tile_size_m,
             "scheme": self.scheme.to_json() if self.scheme else None,
@@ -181,7 +181,7 @@ def _copy_database(path: Path, copy: Path) -> None:
     """Copy a GeoPackage, with what its journal holds, so that other layers and the styles of users stay."""
     if not path.is_file():
         return
-    with contextlib.closing(sqlite3.connect(path.expanduser())) as database:
+    with contextlib.closing(sqlite3.connect(path)) as database:
         try:
             database.execute("VACUUM INTO ?", (str(copy),))
         except sqlite3.OperationalError:
@@ -295,20 +295,7 @@ def cut_scene(
             "tile_size_m",
             f"Choose at most {min(grid.width, grid.height) * grid.gsd:g} m.",
         )
-    area = grid.window(extent) if extent else Window(0, 0, grid.width, grid.height)
-    if centres is None:
-        stride = max(side - round(settings.overlap_m / grid.gsd), 1)
-        rows = np.arange(area.row_off, area.row_off + area.height - side + 1, stride)
-        cols = np.arange(area.col_off, area.col_off + area.width - side + 1, stride)
-        corners = np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1).reshape(-1, 2)
-    else:
-        corners = _corners_at(centres, grid, side)
-    if not len(corners):
-        raise InputError(
-            f"The area of {area.width} × {area.height} pixels has no place for a tile of {settings.tile_size_m:g} m.",
-            "extent",
-            "Choose a larger area, or smaller tiles ('tile_size_m').",
-        )
+    corners = _regular_corners(grid, side, settings, extent) if centres is None else _corners_at(centres, grid, side)
     valid = _valid_share(scene, corners, side, reporter)
     keep = valid >= max(settings.min_valid, 1e-9)
     if not keep.any():
@@ -327,7 +314,7 @@ def cut_scene(
         "height": np.int32(side),
         "width": np.int32(side),
         "valid": np.round(valid, 4),
-        "split": split_by_blocks(corners[:, ::-1] * grid.gsd, side * grid.gsd, settings),
+        "split": split_by_blocks((corners[:, ::-1] * grid.gsd).astype(float), side * grid.gsd, settings),
     }
     frame = geopandas.GeoDataFrame(columns, geometry=boxes, crs=grid.crs.to_wkt())
     return TileIndex(frame, scene.paths, scene.names, side * grid.gsd), int((~keep).sum())
@@ -380,6 +367,23 @@ def _draw_blocks(blocks: list[tuple[int, int]], settings: TilingSettings) -> dic
     names = [n for n in counts for _ in range(counts[n])]
     names += ["train"] * (len(blocks) - len(names))
     return {blocks[i]: name for i, name in zip(order, names, strict=False)}
+
+
+def _regular_corners(
+    grid: Grid, side: int, settings: TilingSettings, extent: tuple[float, float, float, float] | None
+) -> npt.NDArray[np.int64]:
+    area = grid.window(extent) if extent else Window(0, 0, grid.width, grid.height)
+    if side > min(area.width, area.height):
+        raise InputError(
+            f"The area of {area.width} × {area.height} pixels has no place for a tile of {settings.tile_size_m:g} m.",
+            "extent",
+            "Choose a larger area, or smaller tiles ('tile_size_m').",
+        )
+    stride = max(side - round(settings.overlap_m / grid.gsd), 1)
+    rows = np.arange(area.row_off, area.row_off + area.height - side + 1, stride)
+    cols = np.arange(area.col_off, area.col_off + area.width - side + 1, stride)
+    corners: npt.NDArray[np.int64] = np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1).reshape(-1, 2)
+    return corners
 
 
 def _corners_at(centres: npt.NDArray[np.float64], grid: Grid, side: int) -> npt.NDArray[np.int64]:

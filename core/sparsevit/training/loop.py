@@ -152,14 +152,7 @@ def fit(
                 if phase.after_step:
                     phase.after_step(done)
         group.average_buffers(phase.network)  # each device has seen other tiles, and all have to stop together
-        mean_loss = float(group.mean(torch.stack(losses).mean()))  # of all devices: all have to stop together
-        reporter.metric(f"{phase.name}_loss", epoch, mean_loss)
-        if not math.isfinite(mean_loss):
-            raise InputError(
-                f"The training diverged: in epoch {epoch + 1} of '{phase.name}' the loss is no number any more.",
-                None,
-                "Use a smaller learning rate, or look for extreme values in the bands.",
-            )
+        reporter.metric(f"{phase.name}_loss", epoch, _mean_loss(losses, phase.name, epoch))
         reporter.progress((epoch + 1) / phase.epochs, f"epoch {epoch + 1} of {phase.epochs}")
         state.epoch = epoch + 1
         if _stops(phase, settings, state, reporter):
@@ -171,6 +164,18 @@ def fit(
     if state.best is not None:
         phase.network.load_state_dict(state.best)
     phase.network.eval()
+
+
+def _mean_loss(losses: list[Tensor], phase: str, epoch: int) -> float:
+    """The mean loss of an epoch on all devices, which have to stop together where it is no number any more."""
+    mean = float(group.mean(torch.stack(losses).mean()))
+    if math.isfinite(mean):
+        return mean
+    raise InputError(
+        f"The training diverged: in epoch {epoch + 1} of '{phase}' the loss is no number any more.",
+        None,
+        "Use a smaller learning rate, or look for extreme values in the bands.",
+    )
 
 
 def _stops(phase: Phase, settings: TrainingSettings, state: Checkpoint, reporter: Reporter) -> bool:

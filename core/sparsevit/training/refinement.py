@@ -229,12 +229,12 @@ def fresh_decoder(model: LandCoverModel, settings: RefinementSettings) -> nn.Mod
     """An untrained U-Net, or an untrained mask transformer on a copy of the classifier's transformer.
 
     Raises:
-        InputError: The classifier has no gated transformer.
+        InputError: See `check_decoder`.
     """
     if settings.decoder == "unet":
         return RefinementUNet(settings.encoder, model.architecture.channels, model.architecture.classes)
-    if not isinstance(model.vit, SparseViT):
-        raise InputError("A Segmenter needs a classifier with a gated transformer.", "decoder", "Choose 'unet'.")
+    check_decoder(settings, isinstance(model.vit, SparseViT))
+    assert isinstance(model.vit, SparseViT)
     return segmenter_on(model.vit)
 
 
@@ -251,7 +251,8 @@ def check_decoder(settings: RefinementSettings, gated: bool) -> None:
     if settings.decoder == "unet":
         RefinementUNet(settings.encoder, 1, 1)
     elif not gated:
-        raise InputError("A Segmenter needs the network 'gated'.", "decoder", "Choose 'unet', or the other network.")
+        hint = "Choose 'unet', or train with the network 'gated'."
+        raise InputError("A Segmenter stands on a gated transformer.", "decoder", hint)
 
 
 def train_decoder(
