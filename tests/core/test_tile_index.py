@@ -257,3 +257,16 @@ def test_a_polygon_drawn_into_the_index_by_hand_is_named(raster: Path, tmp_path:
     replace(index, frame=frame).write(tmp_path / "tiles.gpkg")
     with pytest.raises(InputError, match=r"1 feature.* no tiles"):
         read_tile_index(tmp_path / "tiles.gpkg")
+
+
+def test_fields_that_were_deleted_are_named(raster: Path, tmp_path: Path) -> None:
+    index, _ = cut(raster)
+    two = scheme().subset(["Forest", "Water"])
+    tagged = index.with_tags(two, np.ones((25, 2), np.int8), 0.1)
+    without = replace(tagged, frame=tagged.frame.drop(columns="has_water"))
+    without.write(tmp_path / "tiles.gpkg")
+    with pytest.raises(InputError, match=r"lacks the field\(s\) has_water\..* 'tag'"):
+        read_tile_index(tmp_path / "tiles.gpkg").tags()
+    replace(index, frame=index.frame.drop(columns=["row", "split"])).write(tmp_path / "tiles.gpkg")
+    with pytest.raises(InputError, match=r"lacks the field\(s\) row, split\..* 'tiles'"):
+        read_tile_index(tmp_path / "tiles.gpkg")

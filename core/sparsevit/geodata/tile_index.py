@@ -32,6 +32,7 @@ from sparsevit.settings import STRICT
 METADATA_KEY = "SPARSEVIT"
 SPLITS = ("train", "validation", "test", "gap")
 ABSENT, PRESENT, UNKNOWN = 0, 1, -1
+WINDOW_FIELDS = ["tile_id", "row", "col", "height", "width"]
 PLACE_TOLERANCE = 1.0
 """How far a tile may lie from its source window (pixels), after a change of the layer's CRS."""
 
@@ -98,11 +99,13 @@ class TileIndex:
         """Image-level labels `[tiles, classes]`: 1 present, 0 absent, -1 unknown.
 
         Raises:
-            InputError: The index was never tagged.
+            InputError: The index was never tagged, or fields of tags were deleted since.
         """
         if self.scheme is None:
             raise InputError("The tile index has no tags.", "tiles", "Run 'tag' on it first.")
-        columns = [self.frame[c.field].astype("Float64").fillna(UNKNOWN).to_numpy(float) for c in self.scheme.classes]
+        fields = [c.field for c in self.scheme.classes]
+        _check_fields(self.frame, fields, "Tag the tiles again with 'tag', or restore a copy of the file.")
+        columns = [self.frame[f].astype("Float64").fillna(UNKNOWN).to_numpy(float) for f in fields]
         return np.stack(columns, axis=1).astype(np.int8)
 
     def with_tags(self, scheme: ClassScheme, tags: npt.NDArray[np.int8], presence_threshold: float) -> TileIndex:
@@ -194,7 +197,7 @@ def read_tile_index(path: Path) -> TileIndex:
     """Read a tile index.
 
     Raises:
-        InputError: The file is missing, is no GeoPackage, or was not written by `tiles`.
+        InputError: The file is missing, is no GeoPackage, was not written by `tiles`, or lacks fields of its tiles.
     """
     if not path.is_file():
         raise InputError(f"The tile index {path} does not exist.", "tiles", "Run 'tiles' first.")
@@ -206,7 +209,8 @@ def read_tile_index(path: Path) -> TileIndex:
         raise wrong from err
     if card is None:
         raise wrong
-    added = frame[["tile_id", "row", "col", "height", "width"]].isna().any(axis=1)
+    _check_fields(frame, [*WINDOW_FIELDS, "split"], "Cut the tiles anew with 'tiles'.")
+    added = frame[WINDOW_FIELDS].isna().any(axis=1)
     if added.any():
         raise InputError(
             f"{path} has {int(added.sum())} feature(s) that are no tiles: they lack a source window.",
@@ -225,6 +229,12 @@ def read_tile_index(path: Path) -> TileIndex:
         data.pop("presence_threshold"),
         data,
     )
+
+
+def _check_fields(frame: geopandas.GeoDataFrame, fields: list[str], hint: str) -> None:
+    """Refuse tiles without some of their fields, which anybody may delete from an attribute table."""
+    if missing := [name for name in fields if name not in frame]:
+        raise InputError(f"The tile index lacks the field(s) {', '.join(missing)}.", "tiles", hint)
 
 
 def check_replaced(index: TileIndex, rasters: list[Path]) -> None:
