@@ -60,7 +60,7 @@ demo: env qgis plugin ## Map the sample scene from tags and assess it (build/dem
 test: test-core test-plugin test-system ## Run all tests: engine, plugin in real QGIS, qgis_process
 
 test-core: env ## Run the engine's unit and property tests
-	$(ENGINE_PYTHON) -m pytest -q tests/core
+	$(ENGINE_PYTHON) -m pytest -q tests/core tests/benchmarks
 
 $(QGIS_TESTS)/.stamp: | qgis
 	$(QGIS_PYTHON) -m venv --system-site-packages $(QGIS_TESTS)

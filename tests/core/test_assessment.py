@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rasterio
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -269,9 +268,12 @@ def test_a_title_cannot_smuggle_markup_into_the_page(tmp_path: Path, map_file: P
 
 
 def test_maps_taller_than_a_block_are_compared_whole(tmp_path: Path) -> None:
-    values = np.random.default_rng(0).choice([1, 10], (700, 5)).astype(np.uint8)
-    path = write_raster(tmp_path / "tall.tif", values)
-    with rasterio.open(path) as src:
-        assert src.height == 700
+    mapped, truth = np.random.default_rng(0).choice([1, 6, 10, 255], (2, 700, 5)).astype(np.uint8)
+    paths = [write_raster(tmp_path / f"{k}.tif", v, nodata=255) for k, v in enumerate((mapped, truth))]
     dfc = RESOURCES / "schemes" / "dfc2020.json"
-    assert run(assess, map=path, reference=path, scheme=dfc, output=tmp_path / "r.html").pixels == 3500
+    report = run(assess, map=paths[0], reference=paths[1], scheme=dfc, output=tmp_path / "r.html")
+    both = (mapped != 255) & (truth != 255)
+    assert report.pixels == both.sum()
+    assert report.overall_accuracy == pytest.approx((mapped == truth)[both].mean())
+    shared = metrics.jaccard_score(truth[both], mapped[both], average="macro")
+    assert report.miou == pytest.approx(shared)

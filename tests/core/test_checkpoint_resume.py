@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
 from small_models import Diary, tagged_tiles, tiny_architecture
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sparsevit.errors import CancelledError, InputError
 from sparsevit.models.hardware import HardwareSettings
@@ -198,6 +200,35 @@ def test_without_patience_all_epochs_are_done(fabric: Fabric) -> None:
     diary = Diary()
     fit(phase_of(network, x, y, 5, iter([1.0, 2.0, 3.0, 4.0, 5.0])), TrainingSettings(), fabric, diary)
     assert len(diary.metrics["line_loss"]) == 5 and diary.fractions[-1] == 1
+
+
+def test_early_stopping_remembers_its_best_epoch_over_an_interruption(fabric: Fabric, tmp_path: Path) -> None:
+    training = TrainingSettings(patience=2)
+    expected, x, y = line()
+    fit(phase_of(expected, x, y, 10, iter([3.0, 1.0, 2.0, 2.5])), training, fabric, Reporter())
+    network, x, y = line()
+    with pytest.raises(CancelledError):
+        fit(phase_of(network, x, y, 10, iter([3.0, 1.0, 2.0])), training, fabric, StopAfter(3), tmp_path)
+    network, x, y = line(seed=1)
+    fit(phase_of(network, x, y, 10, iter([2.5])), training, fabric, Reporter(), tmp_path)  # stops after epoch 4
+    assert torch.equal(network.weight, expected.weight)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_every_group_follows_the_schedule_from_a_peak_of_its_own(fabric: Fabric, schedule: str) -> None:
+    network, x, y = line()
+    groups = [{"params": [network.weight], "lr": 0.02}, {"params": [network.bias]}]
+    rates: list[list[float]] = []
+    hook = register_optimizer_step_post_hook(
+        lambda optimiser, *_: rates.append([g["lr"] for g in optimiser.param_groups])
+    )
+    settings = TrainingSettings(learning_rate=0.1, batch=8, schedule=schedule, warmup=0.2)  # type: ignore[arg-type]
+    fit(replace(phase_of(network, x, y, 5), parameters=groups, learning_rate=0.04), settings, fabric, Reporter())
+    hook.remove()
+    done = np.arange(1, 21) / 20
+    after = 0.5 * (1 + np.cos(np.pi * (done - 0.2) / 0.8)) if schedule == "cosine" else np.ones(20)
+    share = np.where(done < 0.2, done / 0.2, np.maximum(after, 1e-3))
+    np.testing.assert_allclose(np.array(rates), share[:, None] * [0.02, 0.04])
 
 
 def test_early_stopping_resumed_equals_uninterrupted(fabric: Fabric, tmp_path: Path) -> None:

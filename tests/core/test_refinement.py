@@ -23,6 +23,7 @@ from sparsevit.errors import InputError
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.model_file import ModelCard, load_model, save_model
+from sparsevit.models.unet import RefinementUNet
 from sparsevit.reporting import Reporter
 from sparsevit.training.loop import Phase, TrainingSettings, fit, make_fabric, parameter_groups
 from sparsevit.training.losses import fraction_loss, tag_loss, tag_probability
@@ -253,6 +254,14 @@ def test_a_batch_of_one_small_tile_can_be_learned_from(fabric: Fabric) -> None:
     chosen = RefinementSettings(rounds=1, refine_epochs=1)
     result = refine(model, EVIDENCE, chosen, tiles, masks, None, TRAINING, fabric, Diary())
     assert len(result.rounds) == 1
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_a_unet_maps_tiles_of_any_size(height: int, width: int) -> None:
+    network = RefinementUNet("resnet18", 2, 3).eval()
+    logits = network(torch.randn(2, 2, height, width))
+    assert logits.shape == (2, 3, height, width) and logits.isfinite().all()
 
 
 # --- the network of one round -----------------------------------------------------------------------------------------

@@ -248,9 +248,11 @@ def test_boolean_fields_keep_the_unknown(index: Path, tmp_path: Path) -> None:
         tagged(index, source="fields", layer=none)
 
 
-def test_tiles_without_tags_allow_every_class(index: Path) -> None:
+@pytest.mark.parametrize("tag", [-1, 0])
+def test_tiles_without_tags_and_those_that_exclude_all_allow_every_class(index: Path, tag: int) -> None:
+    """Every class may cover less of a tile than the presence threshold."""
     found, classes = read_tile_index(index), scheme()
-    unknown = found.with_tags(classes, np.full((len(found), len(classes.codes)), -1, np.int8), 0.1)
+    unknown = found.with_tags(classes, np.full((len(found), len(classes.codes)), tag, np.int8), 0.1)
     allowed, window = AllowedClasses(unknown, classes), Window(0, 0, 8, 8)
     assert allowed(window).shape == (len(classes.codes), 8, 8) and allowed(window).all()
     assert (allowed.known(window) == -1).all() and (AllowedClasses(None, classes).known(window) == -1).all()

@@ -267,9 +267,15 @@ def test_weights_follow_the_published_equations() -> None:
     torch.testing.assert_close(fusion(features, torch.ones(6)), expected)
 
 
-def test_mean_pooled_attention_maps_would_say_nothing() -> None:
-    for attention in random_attention():  # why features of heads are pooled, and not their attention
-        torch.testing.assert_close(attention.mean((2, 3)), torch.full(attention.shape[:2], 1 / 7))
+def test_weights_come_from_outputs_of_heads_because_mean_attention_would_say_nothing() -> None:
+    weaktr, seen = network(), []
+    weaktr.fusion.register_forward_hook(lambda _, __, weights: seen.append(weights))
+    weaktr(tiles())
+    assert (seen[0][0] - seen[0][1]).abs().max() > 1e-3  # of two tiles
+    first = weaktr.blocks[0]
+    assert isinstance(first, Block)
+    states = first.attn.attend(torch.randn(2, 7, 12))
+    torch.testing.assert_close(first.attn.attention(states).mean((2, 3)), torch.full((2, HEADS[0]), 1 / 7))
 
 
 def test_a_feature_is_the_largest_output_of_a_head_before_the_projection() -> None:

@@ -16,7 +16,8 @@ class AllowedClasses:
     """Tells which classes of a scheme may occur where.
 
     A class is excluded where a tile tags it absent; overlapping tiles allow what any of them allows. Where no tile is
-    tagged everything is allowed.
+    tagged everything is allowed, and also where all classes are excluded: each may cover less than the presence
+    threshold.
 
     Args:
         index: Tile index; None, or one without tags, allows everything.

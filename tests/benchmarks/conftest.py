@@ -1,0 +1,6 @@
+"""Tests of what the benchmarks compare the product with."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
