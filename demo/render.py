@@ -242,7 +242,7 @@ def pages(project: QgsProject, layers: dict, results: Path) -> dict[str, QgsPrin
     steps = [(name, [layer]) for name, layer in inside] + out[1:3]
     title = "Land cover from tags: which classes occur in a tile, never where"
     reference = f"{SOURCES} Reference: Dynamic World model."
-    inner = "What the map comes from: where single attention heads look, evidence of classes, pseudomask, map"
+    inner = "On the way to the map: where single attention heads look, evidence of classes, pseudomask, map"
     landcover = layers["landcover"]
     return {
         "map": compose(project, title, out, landcover, reference),

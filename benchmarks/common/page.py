@@ -39,8 +39,12 @@ outlined, from which nothing was learned.*
 
 All on {threads}. The published recipe names clusters of attention by the rank of their
 strength, without edge refinement and blending; it and WeakTr keep 30 % of their heads, the others as many as the
-product finds, unless their name says how many. The refined maps of WeakTr learn its class maps joined with spectra.
-Where the guard refuses all rounds, as it did the Segmenter's on all sets, the refined map is the pseudomask's evidence.
+product finds, unless their name says how many. *As published* is not the whole of WeakTr: it starts from random
+weights, has the product's stem and 40 m patches, and its maps count by their peaks in the training tiles, without a
+threshold for background. The refined maps of WeakTr learn its class maps joined with spectra; what they are joined
+with, and guarded by, is the evidence of its coarse map and the spectra. Where the guard refuses all rounds, as it did
+the Segmenter's on all sets, the refined map is the evidence. Rows are of code of 22 to 30 November 2026, some computed
+with bfloat16, some with 32 bits.
 The reference is the output of a published model on the same image, not ground truth.
 """
 ROLES = {

@@ -28,9 +28,9 @@ class GeneratePseudomasks(TrainingGroup, EngineAlgorithm):
 
     def shortHelpString(self):
         return tr(
-            "<p>Paints a first map from a classifier that only knows tags: the attention of the surviving heads and "
-            "the class maps of the transformer, joined with the spectra, say where each class is. Borders follow the "
-            "image.</p>"
+            "<p>Paints a first map from a classifier that only knows tags: the class maps of the transformer, joined "
+            "with the spectra, say where each class is; other methods read the attention of its heads. Borders follow "
+            "the image.</p>"
             "<p>Inside tagged tiles only the tagged classes are painted. Pixels that could as well be another class "
             "are left without one; “Refine land cover” fills them.</p>"
             "<p>The scene is worked through in overlapping tiles, so tile edges do not show. For a tile index of "

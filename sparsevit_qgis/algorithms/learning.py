@@ -52,7 +52,8 @@ def classifier():
             tr("Transformer"),
             tr(
                 "gated: one class token and class maps of the patches. weaktr: one token per class and fused attention "
-                "(WeakTr, repaired); weaktr_faithful: the same as published, to compare."
+                "(WeakTr, repaired); weaktr_faithful: the same as published, to compare. Where the class tokens and "
+                "fused attention look is used by the methods class_tokens and fine_cam of the pseudomask."
             ),
             ["gated", "weaktr", "weaktr_faithful"],
             "gated",
@@ -85,11 +86,11 @@ def _encoder():
             "ENCODER_WEIGHTS",
             tr("Pretrained encoder"),
             tr(
-                "Weights of a pretrained vision transformer by timm's names (.safetensors, .pth), such as "
+                "Weights of a pretrained vision transformer by timm's names (.safetensors, .pth, .pt, .bin), such as "
                 "those of SSL4EO-S12. It replaces the size chosen above; patches, position grid and bands are "
                 "fitted to the tiles. Leave empty to start from random weights."
             ),
-            tr("Weights (*.safetensors *.pth)"),
+            tr("Weights (*.safetensors *.pth *.pt *.bin)"),
             optional=True,
         ),
         fields.text(

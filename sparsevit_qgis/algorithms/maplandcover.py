@@ -34,8 +34,9 @@ class MapLandCover(MapGroup, EngineAlgorithm):
         return tr(
             "<p>Makes a land-cover map of a Sentinel-2 scene (with Sentinel-1 if you have it) from <b>tags</b>: you "
             "say which classes occur in some places, such as “Forest, Water”, never where.</p>"
-            "<p>A vision transformer learns the tags; the few attention heads that it keeps, together with the "
-            "spectra, show where each class is (pseudomask); a segmentation network refines this into the map.</p>"
+            "<p>A vision transformer, pruned to the few attention heads that it needs, learns the tags; what it says "
+            "of each patch, together with the spectra, shows where each class is (pseudomask); a segmentation network "
+            "refines this into the map.</p>"
             "<p><b>Before:</b> tag at least some dozen places of about 640 m. Tags work when classes do not always "
             "occur together: two classes that share every place cannot be told apart. Every class needs places "
             "without it, too.</p>"

@@ -119,7 +119,9 @@ def pseudomask():
                     "evidence: class maps of the transformer joined with the spectral network. "
                     "clusters: attention of the surviving heads, clustered and named, as published. "
                     "Only for the transformer weaktr: class_tokens, where its class tokens look, joined with the "
-                    "spectral network; fine_cam, the same spread along the affinity of patches."
+                    "spectral network; fine_cam, the same spread along the affinity of patches. The segmentation "
+                    "network learns from what is painted; in the final map it is joined with the evidence, by "
+                    "whatever method it learned, and the evidence is the map where the guard refuses it."
                 ),
                 ["evidence", "clusters", "class_tokens", "fine_cam"],
                 "evidence",
@@ -134,7 +136,10 @@ def pseudomask():
             share(
                 "SPECTRAL_WEIGHT",
                 tr("Weight of the spectral network"),
-                tr("0: only the transformer; 1: only the per-pixel spectral network."),
+                tr(
+                    "In the pseudomask. 0: only the transformer; 1: only the per-pixel spectral network. In the "
+                    "evidence that the final map is joined with, both count the same."
+                ),
                 0.5,
             ),
             choice(

@@ -28,11 +28,12 @@ class StudyHeads(TrainingGroup, EngineAlgorithm):
     def shortHelpString(self):
         return tr(
             "<p>Trains the transformer with all heads, then goes on with fewer and fewer of them: chosen by the gates "
-            "as “Train classifier” does, by Taylor importance, and at random. The report shows how well each explains "
-            "the tags of the held-out tiles, with the spread over seeds.</p>"
-            "<p>It answers two questions about your own tags: how many heads are needed (the value for “Share of heads "
-            "kept”), and whether it matters which ones stay. Where gates are not above chance, it does not.</p>"
-            "<p>With a reference raster, maps are scored too. Three seeds and six shares train 57 networks: plan "
+            "as “Train classifier” does, by Taylor importance, and at random; and without any. The report shows how "
+            "well each explains the tags of the held-out tiles, with the spread over seeds.</p>"
+            "<p>It answers three questions about your own tags: how many heads are needed (the value for “Share of "
+            "heads kept”); whether it matters which ones stay (where gates are not above chance, it does not); and "
+            "what attention is worth at all: what lies above the network without heads.</p>"
+            "<p>With a reference raster, maps are scored too. Three seeds and six shares train 60 networks: plan "
             "for hours on a CPU, or use fewer shares.</p>"
         )
 
@@ -104,4 +105,4 @@ class StudyHeads(TrainingGroup, EngineAlgorithm):
     def tell(self, result, feedback):
         for row in result["rows"]:
             score = f"{100 * row['f1_mean']:5.1f} ± {100 * row['f1_sd']:.1f}"
-            feedback.pushInfo(tr("{} macro F1   {} heads by {}").format(score, row["heads"], row["method"]))
+            feedback.pushInfo(tr("{} macro F1   {} heads: {}").format(score, row["heads"], row["method"]))

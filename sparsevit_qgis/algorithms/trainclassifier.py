@@ -32,8 +32,8 @@ class TrainClassifier(TrainingGroup, EngineAlgorithm):
         return tr(
             "<p>Trains a vision transformer to tell which classes occur in a tile. Each attention head has a gate; "
             "gates close until few heads are left: as few as cost next to nothing on held-out tags, or the share asked "
-            "for. Those that survive show where the classes are. A small per-pixel network learns the spectra from the "
-            "same tags.</p>"
+            "for. What the transformer then says of each patch shows where the classes are. A small per-pixel network "
+            "learns the spectra from the same tags.</p>"
             "<p>The log compares the chosen heads with randomly chosen ones and with all of them (controls), and "
             "gives macro F1 and mean average precision of the tags on the validation blocks. A macro F1 below about "
             "0.5 means that the pseudomasks will be poor: add tiles, tags or epochs.</p>"

@@ -20,7 +20,7 @@ from sparsevit.models.hardware import HardwareSettings
 from sparsevit.reporting import Reporter
 from sparsevit.training.classifier import untrained
 from sparsevit.training.head_budget import best_mask
-from sparsevit.training.head_study import ALL_HEADS, METHODS, Truth, map_miou, study_heads
+from sparsevit.training.head_study import ALL_HEADS, METHODS, NO_HEADS, Truth, map_miou, study_heads
 from sparsevit.training.loop import TrainingSettings, make_fabric, seed_for
 from sparsevit.training.phases import ClassifierSettings, ClassifierTraining
 from sparsevit.training.refinement import RefinementSettings
@@ -117,20 +117,25 @@ def study(**changes: Any) -> list[Any]:
 def test_every_method_has_exactly_the_heads_asked_for_and_the_same_number_of_epochs() -> None:
     diary = Diary()
     points = study(reporter=diary)
-    kept = {1.0: 4, 0.5: 2, 0.25: 1}
+    kept = {1.0: 4, 0.0: 0, 0.5: 2, 0.25: 1}
     assert [(p.seed, p.method, p.share, p.heads) for p in points] == [
         (seed, method, share, kept[share])
         for seed in (0, 1)
-        for share, methods in ((1.0, (ALL_HEADS,)), (0.5, METHODS), (0.25, METHODS))
+        for share, methods in ((1.0, (ALL_HEADS,)), (0.0, (NO_HEADS,)), (0.5, METHODS), (0.25, METHODS))
         for method in methods
     ]
     assert all(np.isfinite([p.macro_f1, p.mean_ap, p.tag_loss]).all() and p.miou is None for p in points)
     epochs = {name: len(values) for name, values in diary.metrics.items()}
     assert epochs["transformer_loss"] == 2 * 2
     assert epochs[f"{ALL_HEADS}_loss"] == 2 * 3  # gates and fine-tuning of the learned ones together
+    assert epochs[f"{NO_HEADS}_loss"] == 2 * 3
     assert epochs["gates_loss"] + epochs["surviving_heads_loss"] == epochs["random heads_loss"] == 2 * 2 * 3
     assert epochs["Taylor importance_loss"] == epochs["random heads_loss"]
     assert diary.fractions == sorted(diary.fractions) and diary.fractions[-1] == 1
+
+
+def test_without_any_shares_all_heads_are_compared_with_none() -> None:
+    assert [(p.method, p.heads) for p in study(shares=[], seeds=1)] == [(ALL_HEADS, 4), (NO_HEADS, 0)]
 
 
 def test_seeds_differ_and_repeat() -> None:
@@ -194,7 +199,7 @@ def test_the_job_writes_a_page_and_the_numbers_behind_it(place: dict[str, Path],
     assert page.count("data:image/png;base64,") == 1 and "With one seed there is no spread" in page
     for row in result.rows:
         assert f"{100 * row.f1_mean:.1f} %" in page and f"<td>{row.method}</td>" in page
-    assert [row.heads for row in result.rows] == [24, 6, 6, 6] and result.heads_total == 24
+    assert [row.heads for row in result.rows] == [24, 0, 6, 6, 6] and result.heads_total == 24
     data = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
     assert [r["f1_mean"] for r in data["rows"]] == [r.f1_mean for r in result.rows]
     assert [p["miou"] for p in data["points"]] == [r.miou_mean for r in result.rows]

@@ -188,11 +188,31 @@ def test_no_band_in_common(tmp_path: Path) -> None:
         unseen_bands(encoder, ["VV", "VH"])
 
 
+def test_a_whole_checkpoint_with_its_settings_is_read(tmp_path: Path) -> None:
+    network = published()
+    inner = {f"module.backbone.{key}": value for key, value in network.state_dict().items()}
+    settings = argparse.Namespace(lr=1e-3, arch="vit_small", data=argparse.Namespace(bands=13))
+    torch.save({"teacher": inner, "epoch": 99, "args": settings}, tmp_path / "full.pth")
+    encoder = read(PretrainedSettings(encoder_weights=tmp_path / "full.pth"))
+    assert torch.equal(encoder.weights["pos_embed"], network.pos_embed)
+
+
+class Code:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
 def test_a_file_that_could_run_code_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "full.pth"
-    torch.save({"state_dict": published().state_dict(), "args": argparse.Namespace(lr=1)}, path)
+    path, made = tmp_path / "full.pth", tmp_path / "made"
+    torch.save({"state_dict": published().state_dict(), "args": argparse.Namespace(lr=Code(made))}, path)
     with pytest.raises(InputError, match="cannot be read as weights alone"):
         read_pretrained(PretrainedSettings(encoder_weights=path))
+    assert not made.exists()
 
 
 @pytest.mark.parametrize("name", ["vit.safetensors", "vit.pth"])

@@ -116,7 +116,7 @@ def test_study_of_heads_has_a_curve_for_each_method(qgis: QgisProcess, place: Pl
     data = json.loads(numbers.read_text(encoding="utf-8"))
     curve = [(row["method"], row["share"], row["heads"]) for row in data["rows"]]
     chosen = [(method, 0.25, 6) for method in ("learned gates", "Taylor importance", "random heads")]
-    assert curve == [("all heads", 1.0, 24), *chosen]
+    assert curve == [("all heads", 1.0, 24), ("no heads", 0.0, 0), *chosen]
     assert all(0 <= row[score] <= 1 for row in data["rows"] for score in ("f1_mean", "ap_mean", "miou_mean"))
     assert [point["macro_f1"] for point in data["points"]] == [row["f1_mean"] for row in data["rows"]]
     page = report.read_text(encoding="utf-8")
@@ -125,7 +125,7 @@ def test_study_of_heads_has_a_curve_for_each_method(qgis: QgisProcess, place: Pl
     assert int(done.results["HEADS_TOTAL"]) == 24
     assert float(done.results["MACRO_F1_ALL_HEADS"]) == pytest.approx(data["rows"][0]["f1_mean"], abs=1e-5)
     assert (done.results["OUTPUT"], done.results["JSON_OUTPUT"]) == (str(report), str(numbers))
-    assert all(f"{heads} heads by {method}" in done.out for method, _share, heads in curve)
+    assert all(f"{heads} heads: {method}" in done.out for method, _share, heads in curve)
 
 
 def test_report_has_numbers_and_figures(place: Place) -> None:

@@ -26,7 +26,7 @@ class Spread:
 
     Attributes:
         method: How the heads were chosen.
-        share: Share of the heads (0–1].
+        share: Share of the heads (0–1).
         heads: Number of heads.
         f1_mean: Macro-F1 of held-out tags.
         ap_mean: Their mean average precision.
@@ -75,6 +75,9 @@ def study_figure(rows: list[Spread], whole: Spread) -> str:
         mean, sd = getattr(whole, f"{name}_mean"), getattr(whole, f"{name}_sd")
         axes.axhspan(mean - sd, mean + sd, color="#dfe4e8", linewidth=0)
         axes.axhline(mean, color=INK, linewidth=1, label=f"all {whole.heads} heads")
+        for row in rows:  # a number of heads that the axis, being logarithmic, cannot show
+            if row.heads == 0 and (value := getattr(row, f"{name}_mean")) is not None:
+                axes.axhline(value, color=INK, linewidth=1, linestyle=":", label="no heads")
         for k, (method, color) in enumerate(COLORS.items()):
             measured = (r for r in rows if r.method == method and getattr(r, f"{name}_mean") is not None)
             line = sorted(measured, key=lambda row: row.heads)
@@ -82,7 +85,7 @@ def study_figure(rows: list[Spread], whole: Spread) -> str:
             values = [getattr(row, f"{name}_mean") for row in line]
             spread = [getattr(row, f"{name}_sd") for row in line]
             axes.errorbar(heads, values, spread, color=color, marker="o", markersize=4, capsize=3, label=method)
-        counts = sorted({row.heads for row in rows} | {whole.heads})
+        counts = sorted({row.heads for row in rows if row.heads} | {whole.heads})
         axes.set_xscale("log")
         axes.set_xticks(counts, [str(c) for c in counts])
         axes.minorticks_off()
@@ -100,7 +103,7 @@ def write_study(
     """Write the study as one self-contained page.
 
     Args:
-        rows: All heads first, then every method and share.
+        rows: All heads first, then none, then every method and share.
         seeds: Number of seeds.
         tiles: Number of held-out tiles.
         provenance: Where the numbers come from, by name.

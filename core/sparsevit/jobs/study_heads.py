@@ -24,7 +24,7 @@ from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
 from sparsevit.training import group
 from sparsevit.training.classifier import architecture_for
-from sparsevit.training.head_study import ALL_HEADS, StudyPoint, Truth, study_heads
+from sparsevit.training.head_study import ALL_HEADS, NO_HEADS, StudyPoint, Truth, study_heads
 from sparsevit.training.loop import TrainingSettings, make_fabric
 from sparsevit.training.phases import ClassifierSettings
 from sparsevit.training.refinement import RefinementSettings, check_decoder
@@ -40,7 +40,8 @@ class StudyHeadsRequest(Request):
     classes: list[str] = Field(default=[], description="Only these classes (names); all tagged ones if empty.")
     bands: list[str] = Field(default=[], description="Only these bands (names); all if empty.")
     shares: list[float] = Field(
-        default=[0.75, 0.5, 0.3, 0.2, 0.1, 0.05], description="Shares of the heads to keep, between 0 and 1."
+        default=[0.75, 0.5, 0.3, 0.2, 0.1, 0.05],
+        description="Shares of the heads to keep, between 0 and 1; all heads, and none, are always part of the study.",
     )
     seeds: int = Field(default=3, ge=1, description="How often everything is trained, each time from another seed.")
     reference: Path | None = Field(
@@ -64,13 +65,13 @@ class StudyHeadsRequest(Request):
     @field_validator("shares")
     @classmethod
     def _between_0_and_1(cls, shares: list[float]) -> list[float]:
-        if not shares or not all(0 < share < 1 for share in shares):
-            raise ValueError("Shares lie between 0 and 1; all heads are always part of the study")
+        if not all(0 < share < 1 for share in shares):
+            raise ValueError("Shares lie between 0 and 1; all heads, and none, are always part of the study")
         return shares
 
 
 class StudyHeadsResult(Result):
-    """The curve, all heads first; and the fewest heads whose macro-F1 is within half a point of all of them."""
+    """The curve, all heads and none first; the fewest heads whose macro-F1 is within half a point of all of them."""
 
     output: str
     json_output: str | None
@@ -168,7 +169,7 @@ def _truth(request: StudyHeadsRequest, data: TrainingData) -> Truth | None:
 
 
 def summary(points: list[StudyPoint]) -> list[Spread]:
-    """Mean and standard deviation over seeds; all heads first, then by share and method."""
+    """Mean and standard deviation over seeds; all heads first, then none, then by share and method."""
     variants: dict[tuple[str, float], list[StudyPoint]] = {}
     for point in points:
         variants.setdefault((point.method, point.share), []).append(point)
@@ -180,7 +181,8 @@ def summary(points: list[StudyPoint]) -> list[Spread]:
             values[f"{name}_mean"] = float(measured.mean()) if len(measured) else None
             values[f"{name}_sd"] = float(measured.std(ddof=min(len(measured) - 1, 1))) if len(measured) else None
         rows.append(Spread(method, share, seeds[0].heads, **values))  # type: ignore[arg-type]
-    return sorted(rows, key=lambda row: row.method != ALL_HEADS)
+    first = [ALL_HEADS, NO_HEADS]
+    return sorted(rows, key=lambda row: first.index(row.method) if row.method in first else len(first))
 
 
 JOB = Job("study heads", StudyHeadsRequest, run)

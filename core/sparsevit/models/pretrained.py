@@ -8,6 +8,7 @@ position grid and input bands are fitted to the scene; what does not fit otherwi
 from __future__ import annotations
 
 import math
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
@@ -53,8 +54,8 @@ class PretrainedSettings:
 
     encoder_weights: Path | None = Field(
         default=None,
-        description="Weights of a pretrained vision transformer by timm's names (.safetensors, .pth), such as those of "
-        "SSL4EO-S12; it replaces the shape of the preset. Random weights if left out.",
+        description="Weights of a pretrained vision transformer by timm's names (.safetensors, .pth, .pt, .bin), such "
+        "as those of SSL4EO-S12; it replaces the shape of the preset. Random weights if left out.",
     )
     encoder_bands: list[str] = Field(
         default=[],
@@ -182,13 +183,14 @@ def start_from(network: SparseViT | WeakTr, encoder: PretrainedEncoder, bands: l
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """All that a file holds; from a .pth only tensors and plain values, nothing that could run."""
+    """All that a file holds; from a pickled one only tensors and plain values, nothing that could run."""
     if not path.is_file():
         raise InputError(f"The file {path} does not exist.", "encoder_weights", "Check the path.")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):  # the settings in checkpoints of DINO and MAE
+            data = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, EOFError, RuntimeError, UnpicklingError) as err:
         reason = str(err).splitlines()[0] if str(err) else type(err).__name__
         raise InputError(

@@ -24,7 +24,7 @@ from sparsevit.training.tiles import TaggedTiles, band_statistics
 
 from torchmetrics.functional.classification import multiclass_jaccard_index  # isort: skip
 
-ALL_HEADS = "all heads"
+ALL_HEADS, NO_HEADS = "all heads", "no heads"
 METHODS = ("learned gates", "Taylor importance", "random heads")
 SPECTRAL_SHARE, REFINE_EPOCH_COST = 0.1, 5
 """Parts of the progress bar: the spectral network of a seed; an epoch of the U-Net against one of the transformer."""
@@ -45,7 +45,7 @@ class StudyPoint:
     Attributes:
         seed: Seed of everything random.
         method: How the heads were chosen.
-        share: Share of the heads asked for (0–1].
+        share: Share of the heads asked for (0–1).
         heads: Number of heads.
         macro_f1: Macro-F1 of the tags of held-out tiles.
         mean_ap: Their mean average precision.
@@ -80,8 +80,9 @@ def study_heads(
 ) -> list[StudyPoint]:
     """Train one dense transformer per seed, and go on with fewer and fewer of its heads.
 
-    All variants, the one with all heads included, are trained on from the same dense weights, by the same losses and
-    for as many epochs. Nothing is chosen by the held-out tiles.
+    All variants, those with all heads and with none included, are trained on from the same dense weights, by the same
+    losses and for as many epochs. What attention is worth shows where there is none: patches then see no more of each
+    other than the stem does. Nothing is chosen by the held-out tiles.
 
     Args:
         architecture: Networks before pruning.
@@ -126,13 +127,14 @@ class SeedStudy:
         self.phases = ClassifierTraining(self.model, tiles, self.training, fabric, None)
 
     def run(self, shares: list[float], reporter: Reporter) -> Iterator[StudyPoint]:
-        """Yield one point for all heads, and one per share and method."""
+        """Yield one point for all heads, one for none, and one per share and method."""
         settings, truth = self.settings, self.truth
         tail = settings.pruning_epochs
         if truth and truth.refinement:
             tail += REFINE_EPOCH_COST * truth.refinement.refine_epochs
-        variants = 1 + len(shares) * len(METHODS)
-        dense_share = settings.epochs / (settings.epochs + variants * tail)
+        chosen = ((method, share) for share in shares for method in METHODS)
+        wanted = [(ALL_HEADS, 1.0), (NO_HEADS, 0.0), *chosen]
+        dense_share = settings.epochs / (settings.epochs + len(wanted) * tail)
         begun = 0.0
         if truth or settings.learn_threshold:
             begun = SPECTRAL_SHARE * dense_share
@@ -143,31 +145,26 @@ class SeedStudy:
         assert self.model.vit is not None
         dense = copy.deepcopy(self.model.vit).eval().requires_grad_(False)
         importance = self.phases.importance(dense)
-        heads = dense.heads
-        wanted = [(ALL_HEADS, 1.0), *((method, share) for share in shares for method in METHODS)]
+        total, learned = sum(dense.heads), settings.pruning_epochs / tail
         for k, (method, share) in enumerate(wanted):
             span = (1 - dense_share) / len(wanted)
-            name = method if share == 1 else f"{method}, {share:.0%}"
+            name = f"{method}, {share:.0%}" if method in METHODS else method
             part = reporter.part(dense_share + k * span, dense_share + (k + 1) * span, name)
-            keep, learned = heads_to_keep(share, sum(heads)), settings.pruning_epochs / tail
+            keep = heads_to_keep(share, total) if share else 0
             vit = self.variant(dense, importance, method, keep, part.part(0, learned))
             yield self.point(vit, method, share, part.part(learned, 1))
 
     def variant(
         self, dense: TagTransformer, importance: list[Tensor], method: str, keep: int, reporter: Reporter
     ) -> TagTransformer:
-        """The transformer with `keep` heads, chosen by a method and trained on."""
-        heads = dense.heads
+        """The transformer with all heads, none, or `keep` ones that a method chose; trained on."""
         if method == "learned gates":
             self.model.vit = copy.deepcopy(dense).requires_grad_(True)
             self.phases.choose_heads(dense, keep, self.settings, reporter)
             return self.model.vit
-        masks = {
-            ALL_HEADS: lambda: [torch.ones(h, dtype=torch.bool) for h in heads],
-            "Taylor importance": lambda: best_mask(importance, keep),
-            "random heads": lambda: random_mask(heads, keep, self.training.seed),
-        }
-        return self.phases.pruned(dense, masks[method](), method, self.settings, self.settings.pruning_epochs, reporter)
+        chance = method == "random heads"
+        mask = random_mask(dense.heads, keep, self.training.seed) if chance else best_mask(importance, keep)
+        return self.phases.pruned(dense, mask, method, self.settings, self.settings.pruning_epochs, reporter)
 
     def point(self, vit: TagTransformer, method: str, share: float, reporter: Reporter) -> StudyPoint:
         """Score a variant."""
