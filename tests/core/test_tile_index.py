@@ -20,16 +20,8 @@ from small_rasters import ORIGIN, SAMPLE, scheme, write_layer, write_raster
 from sparsevit.errors import CancelledError, InputError
 from sparsevit.geodata.layers import read_layer
 from sparsevit.geodata.scene import open_scene
-from sparsevit.geodata.tile_index import (
-    UNKNOWN,
-    TileIndex,
-    TilingSettings,
-    check_place,
-    cut_scene,
-    groups,
-    read_tile_index,
-    split_by_blocks,
-)
+from sparsevit.geodata.tile_index import UNKNOWN, TileIndex, check_place, groups, read_tile_index
+from sparsevit.geodata.tiling import TilingSettings, cut_scene, split_by_blocks
 from sparsevit.reporting import CallbackReporter, Reporter
 
 HELD_OUT = ("train", "validation", "test")

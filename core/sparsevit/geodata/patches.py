@@ -16,7 +16,8 @@ from rasterio.warp import transform_geom
 
 from sparsevit.errors import InputError
 from sparsevit.geodata.scene import Grid, open_raster, open_scene
-from sparsevit.geodata.tile_index import TileIndex, TilingSettings, split_by_blocks
+from sparsevit.geodata.tile_index import TileIndex
+from sparsevit.geodata.tiling import TilingSettings, split_by_blocks
 from sparsevit.reporting import Reporter
 
 S2_BANDS = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12"]

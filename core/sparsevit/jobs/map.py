@@ -13,7 +13,8 @@ from sparsevit.assessment.reference import reference_on
 from sparsevit.errors import InputError
 from sparsevit.geodata.legend import load_scheme
 from sparsevit.geodata.scene import open_scene
-from sparsevit.geodata.tile_index import TilingSettings, read_tile_index
+from sparsevit.geodata.tile_index import read_tile_index
+from sparsevit.geodata.tiling import TilingSettings
 from sparsevit.jobs import assess, predict, pseudomask, refine, review, tag, tiles, train
 from sparsevit.jobs.base import Job, Request, Result, absolute
 from sparsevit.labels.mapping import load_mapping

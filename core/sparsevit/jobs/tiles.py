@@ -13,7 +13,8 @@ from sparsevit.errors import InputError
 from sparsevit.geodata.layers import read_layer
 from sparsevit.geodata.patches import index_patches
 from sparsevit.geodata.scene import open_scene
-from sparsevit.geodata.tile_index import TileIndex, TilingSettings, cut_scene
+from sparsevit.geodata.tile_index import TileIndex
+from sparsevit.geodata.tiling import TilingSettings, cut_scene
 from sparsevit.jobs.base import Job, Request, Result, absolute
 from sparsevit.outputs import check_distinct, check_writable
 from sparsevit.reporting import Reporter
