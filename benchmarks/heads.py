@@ -36,9 +36,9 @@ Northern half of the development scene `virginia`, transformer of the preset *ti
 {train} tiles to learn from, {held_out} in held-out blocks. For each seed one transformer is trained with all its heads;
 all variants, the one with all heads included, go on from its weights for as many epochs. Macro-F1 is that of the tags
 of the held-out tiles, mIoU that of the joint evidence of transformer and spectra there, refined that of the map after
-the rounds of refinement, where they were run. Not all rows are of one training of the same seeds: those with and
-without a refined map are of different ones, and so are those of all heads and none on the one hand, of 7 and 1 on the
-other. Mean ± standard deviation over the seeds. Without heads patches see no more of each other than the stem does.
+the rounds of refinement, where they were run. Three trainings of the same seeds made these rows: those of all, 7 and 1
+heads are of one, those of 12 and 2 of an earlier, that of no heads of a later one. Without heads patches see no more
+of each other than the stem does. Mean ± standard deviation over the seeds.
 
 ![Macro-F1 and mIoU against heads kept](heads.png)
 
