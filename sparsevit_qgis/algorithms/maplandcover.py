@@ -43,7 +43,7 @@ class MapLandCover(MapGroup, EngineAlgorithm):
             "<p><b>After:</b> read the log: it says how many tags look wrong, and how well those of held-out blocks "
             "are explained. For an accuracy give a reference that was not used for the tags, and read "
             "the report.</p>"
-            "<p>On two processor cores, without a GPU, 118 tiles took six and a half to nine minutes with the "
+            "<p>On two processor cores, without a GPU, 118 tiles took six to nine minutes with the "
             "defaults, but without controls.</p>"
         )
 
