@@ -112,46 +112,7 @@ def pseudomask():
     """How evidence becomes a pseudomask."""
     return advanced(
         [
-            choice(
-                "METHOD",
-                tr("Method"),
-                tr(
-                    "evidence: class maps of the transformer joined with the spectral network. "
-                    "clusters: attention of the surviving heads, clustered and named, as published. "
-                    "Only for the transformer weaktr: class_tokens, where its class tokens look, joined with the "
-                    "spectral network; fine_cam, the same spread along the affinity of patches. The segmentation "
-                    "network learns from what is painted; in the final map it is joined with the evidence, by "
-                    "whatever method it learned, and the evidence is the map where the guard refuses it."
-                ),
-                ["evidence", "clusters", "class_tokens", "fine_cam"],
-                "evidence",
-            ),
-            choice(
-                "NAMING",
-                tr("Naming of clusters"),
-                tr("Only for clusters. assignment: the best match with the evidence. rank: the published rule."),
-                ["assignment", "rank"],
-                "assignment",
-            ),
-            share(
-                "SPECTRAL_WEIGHT",
-                tr("Weight of the spectral network"),
-                tr(
-                    "In the pseudomask. 0: only the transformer; 1: only the per-pixel spectral network. In the "
-                    "evidence that the final map is joined with, both count the same."
-                ),
-                0.5,
-            ),
-            choice(
-                "VIEWS",
-                tr("Views of a tile"),
-                tr(
-                    "Only for class_tokens and fine_cam. one: each tile is looked at once. published: also at 1.2 "
-                    "times its size, and each with its mirror image, averaged; four times as slow."
-                ),
-                ["one", "published"],
-                "one",
-            ),
+            *_evidence(),
             share(
                 "IGNORE_MARGIN",
                 tr("Ignore margin"),
@@ -174,6 +135,52 @@ def pseudomask():
             number("PSEUDOMASK_BATCH", tr("Pseudomask batch"), tr("Tiles per forward pass."), 32, 1),
         ]
     )
+
+
+def _evidence():
+    """What says where classes are."""
+    return [
+        choice(
+            "METHOD",
+            tr("Method"),
+            tr(
+                "evidence: class maps of the transformer joined with the spectral network. "
+                "clusters: attention of the surviving heads, clustered and named, as published. "
+                "Only for the transformer weaktr: class_tokens, where its class tokens look, joined with the "
+                "spectral network; fine_cam, the same spread along the affinity of patches. The segmentation "
+                "network learns from what is painted; in the final map it is joined with the evidence, by "
+                "whatever method it learned, and the evidence is the map where the guard refuses it."
+            ),
+            ["evidence", "clusters", "class_tokens", "fine_cam"],
+            "evidence",
+        ),
+        choice(
+            "NAMING",
+            tr("Naming of clusters"),
+            tr("Only for clusters. assignment: the best match with the evidence. rank: the published rule."),
+            ["assignment", "rank"],
+            "assignment",
+        ),
+        share(
+            "SPECTRAL_WEIGHT",
+            tr("Weight of the spectral network"),
+            tr(
+                "In the pseudomask. 0: only the transformer; 1: only the per-pixel spectral network. In the "
+                "evidence that the final map is joined with, both count the same."
+            ),
+            0.5,
+        ),
+        choice(
+            "VIEWS",
+            tr("Views of a tile"),
+            tr(
+                "Only for class_tokens and fine_cam. one: each tile is looked at once. published: also at 1.2 "
+                "times its size, and each with its mirror image, averaged; four times as slow."
+            ),
+            ["one", "published"],
+            "one",
+        ),
+    ]
 
 
 def edges():

@@ -181,8 +181,7 @@ def summary(points: list[StudyPoint]) -> list[Spread]:
             values[f"{name}_mean"] = float(measured.mean()) if len(measured) else None
             values[f"{name}_sd"] = float(measured.std(ddof=min(len(measured) - 1, 1))) if len(measured) else None
         rows.append(Spread(method, share, seeds[0].heads, **values))  # type: ignore[arg-type]
-    first = [ALL_HEADS, NO_HEADS]
-    return sorted(rows, key=lambda row: first.index(row.method) if row.method in first else len(first))
+    return sorted(rows, key=lambda row: (row.method != ALL_HEADS, row.method != NO_HEADS))
 
 
 JOB = Job("study heads", StudyHeadsRequest, run)
