@@ -119,7 +119,7 @@ def _verdict(whole: Spread, learned: list[Spread], chance: dict[float, Spread]) 
 def main() -> None:
     """Run the study, or publish it."""
     parser = options_of(__doc__, ROOT / "build/heads.json")
-    parser.add_argument("--shares", type=float, nargs="*", default=SHARES, help="shares of the heads to keep; may be none")
+    parser.add_argument("--shares", type=float, nargs="*", default=SHARES, help="shares of the heads to keep, if any")
     parser.add_argument("--refined", action="store_true", help="also refine every variant and score its final map")
     options = parser.parse_args()
     if options.publish:

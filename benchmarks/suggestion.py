@@ -36,8 +36,8 @@ Written by `benchmarks/suggestion.py --publish` from `suggestion.json` beside it
 Northern half of the development scene `virginia`, {seeds} seeds. A user tags {first} of {train} tiles, trains, tags as
 many again, and so on: either those that *Suggest tiles to tag* ranks first, or others at random; both begin with the
 same tiles. The transformer keeps all its 24 heads; what the ranks are worth where a classifier has few heads that
-could disagree, as by default, was not measured. Macro-F1 of the tags of {validation} tiles in held-out blocks, mean ± standard
-deviation over the seeds; *ahead*: suggested less random, seed by seed.
+could disagree, as by default, was not measured. Macro-F1 of the tags of {validation} tiles in held-out blocks, mean ±
+standard deviation over the seeds; *ahead*: suggested less random, seed by seed.
 
 {table}
 """
