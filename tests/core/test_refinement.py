@@ -25,18 +25,17 @@ from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.model_file import ModelCard, load_model, save_model
 from sparsevit.models.unet import RefinementUNet
 from sparsevit.reporting import Reporter
+from sparsevit.training.clipping import clipping_rule
 from sparsevit.training.loop import Phase, TrainingSettings, fit, make_fabric, parameter_groups
 from sparsevit.training.losses import fraction_loss, tag_loss, tag_probability
+from sparsevit.training.mask_loss import IGNORE, MaskLoss, mask_balance
 from sparsevit.training.refinement import (
     BLENDS,
-    IGNORE,
-    MaskLoss,
     Refinement,
     RefinementSettings,
     as_good,
     guarded,
     joined,
-    mask_balance,
     refine,
     restricted_masks,
     tile_losses,
@@ -315,9 +314,8 @@ def test_a_tile_and_its_mask_are_turned_together(fabric: Fabric) -> None:
 # --- the loss on masks, and the other network -------------------------------------------------------------------------
 
 
-def mask_loss(fabric: Fabric, **changes: object) -> MaskLoss:
-    chosen = RefinementSettings(**({"label_smoothing": 0.0} | changes))  # type: ignore[arg-type]
-    return MaskLoss(MASKS, tiny_architecture(side=32), chosen, 0.1, fabric)
+def mask_loss(fabric: Fabric, clip: bool = False, label_smoothing: float = 0.0) -> MaskLoss:
+    return MaskLoss(MASKS, 3, 0.1, label_smoothing, clipping_rule(3, 32) if clip else None, fabric.device)
 
 
 UNKNOWN = torch.full((4, 3), -1)

@@ -16,8 +16,9 @@ from sparsevit.reporting import Reporter
 from sparsevit.training.classifier import untrained
 from sparsevit.training.head_budget import best_mask, heads_to_keep, random_mask
 from sparsevit.training.loop import TrainingSettings
+from sparsevit.training.mask_loss import IGNORE
 from sparsevit.training.phases import ClassifierSettings, ClassifierTraining
-from sparsevit.training.refinement import IGNORE, RefinementSettings, refine, restricted_masks
+from sparsevit.training.refinement import RefinementSettings, refine, restricted_masks
 from sparsevit.training.scoring import vit_scores
 from sparsevit.training.start import Start
 from sparsevit.training.tiles import TaggedTiles, band_statistics

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sparsevit.errors import InputError
-from sparsevit.models.landcover import Architecture, LandCoverModel
+from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.segmenter import segmenter_on
 from sparsevit.models.unet import RefinementUNet
 from sparsevit.models.vit import SparseViT
@@ -26,16 +26,15 @@ from sparsevit.reporting import Reporter
 from sparsevit.settings import STRICT
 from sparsevit.training.augment import random_dihedral
 from sparsevit.training.checkpoint import fingerprint_of
-from sparsevit.training.clipping import clipped_mean, clipping_rule
+from sparsevit.training.clipping import clipping_rule
 from sparsevit.training.loop import Phase, TrainingSettings, fit, parameter_groups
 from sparsevit.training.losses import balance, fraction_loss
+from sparsevit.training.mask_loss import IGNORE, MaskLoss, allowed_by
 from sparsevit.training.scoring import map_tag_logits
 from sparsevit.training.tiles import TaggedTiles
 
-IGNORE = -1
 ROUND = "round_"
 """Begin of the names of the rounds' checkpoints."""
-TINY = 1e-6
 BLENDS = (0.9, 0.8, 0.65, 0.5, 0.35)
 """Weights of the segmentation network against the evidence, in the order in which the guard prefers them.
 
@@ -280,7 +279,11 @@ def train_decoder(
     taught = Taught(network, settings.ema_decay)
     weights = balance(tiles.tags).to(fabric.device)
     threshold = tiles.presence_threshold
-    mask_loss = None if masks is None else MaskLoss(masks, model.architecture, settings, threshold, fabric)
+    mask_loss = None
+    if masks is not None:
+        classes, side = model.architecture.classes, model.architecture.tile
+        rule = clipping_rule(classes, side) if settings.clip else None
+        mask_loss = MaskLoss(masks, classes, threshold, settings.label_smoothing, rule, fabric.device)
 
     def loss(positions: Tensor) -> Tensor:
         tensors = [tiles.store.batch(positions)] + ([masks[positions]] if masks is not None else [])
@@ -316,74 +319,6 @@ class Taught(nn.Module):
         super().__init__()
         self.network = network
         self.teacher = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-
-
-class MaskLoss:
-    """Cross-entropy of logits on pseudomasks, in which rare classes count more, and the tags of a tile are a prior.
-
-    A class that the tags exclude may still cover less than the presence threshold τ of a tile, and the masks, which
-    are restricted to the tags, give its pixels another name. Unless told so, a network unlearns a rare class that
-    hides in tiles tagged with others. Therefore ln τ is added to the logits of excluded classes in the loss alone
-    (logit adjustment, Menon et al. 2021, with a prior by tile): where the network is sure of an excluded class, the
-    mask says little against it; that the class covers little is what the class-fraction loss says.
-
-    Args:
-        masks: All masks `[N, H, W]`, -1 to ignore.
-        architecture: Classes, and side of a tile.
-        settings: Label smoothing, clipping.
-        presence_threshold: Share of a tile from which a class counts as present.
-        fabric: Device.
-    """
-
-    def __init__(
-        self,
-        masks: Tensor,
-        architecture: Architecture,
-        settings: RefinementSettings,
-        presence_threshold: float,
-        fabric: Fabric,
-    ) -> None:
-        self.prior = math.log(presence_threshold)
-        self.weight = mask_balance(masks, architecture.classes).to(fabric.device)
-        self.smoothing = settings.label_smoothing
-        self.rule = clipping_rule(architecture.classes, architecture.tile) if settings.clip else None
-
-    def __call__(self, logits: Tensor, target: Tensor, tags: Tensor) -> Tensor:
-        """The loss, a scalar; 0 where no pixel has a label.
-
-        Args:
-            logits: `[B, K, H, W]`.
-            target: Masks `[B, H, W]`; labels that the tags exclude teach nothing.
-            tags: 1 present, 0 absent, -1 unknown `[B, K]`.
-        """
-        possible = allowed_by(tags)[..., None, None]
-        log_p = F.log_softmax(logits.float() + self.prior * ~possible, dim=1)
-        known = target.clamp_min(0)[:, None]
-        valid = (target != IGNORE) & possible.expand_as(log_p).gather(1, known)[:, 0]
-        even = (log_p * possible).sum(1) / possible.sum(1)
-        loss = -(1 - self.smoothing) * log_p.gather(1, known)[:, 0] - self.smoothing * even
-        weight = self.weight[known[:, 0]]
-        if self.rule is not None:
-            return clipped_mean(loss, valid, self.rule, weight)
-        weight = weight * valid
-        return (loss * weight).sum() / weight.sum().clamp_min(TINY)
-
-
-def allowed_by(tags: Tensor) -> Tensor:
-    """Which classes the tags `[N, K]` (1 present, 0 absent, -1 unknown) allow; all of them where they exclude all."""
-    possible = tags != 0
-    return possible | ~possible.any(dim=1, keepdim=True)
-
-
-def mask_balance(masks: Tensor, classes: int) -> Tensor:
-    """Weight of each class `[K]` in the cross-entropy: inverse root of its share of the labelled pixels, mean 1.
-
-    The masks hold few pixels of rare classes and, being restricted to the tags, none where a class covers less than
-    the presence threshold; the weight is meant to keep the network from leaving rare classes out.
-    """
-    counts = torch.bincount(masks[masks != IGNORE], minlength=classes).float().clamp_min(1)
-    weight = counts.rsqrt()
-    return weight / weight.mean()
 
 
 @torch.inference_mode()
