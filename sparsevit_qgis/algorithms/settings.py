@@ -72,7 +72,8 @@ def tagging():
                 tr("Presence threshold"),
                 tr(
                     "A class counts as present when it covers at least this share (0–1) of a tile's valid pixels. "
-                    "The training relies on it, so set it to what your tags mean."
+                    "The training relies on it, so set it to what your tags mean; where nobody had a share in mind, "
+                    "the training can learn it."
                 ),
                 0.1,
             ),
