@@ -315,7 +315,9 @@ def test_a_tile_and_its_mask_are_turned_together(fabric: Fabric) -> None:
 
 
 def mask_loss(fabric: Fabric, clip: bool = False, label_smoothing: float = 0.0) -> MaskLoss:
-    return MaskLoss(MASKS, 3, 0.1, label_smoothing, clipping_rule(3, 32) if clip else None, fabric.device)
+    rule = clipping_rule(3, 32) if clip else None
+    smoothing = label_smoothing
+    return MaskLoss(MASKS, 3, presence_threshold=0.1, label_smoothing=smoothing, rule=rule, device=fabric.device)
 
 
 UNKNOWN = torch.full((4, 3), -1)
@@ -333,6 +335,28 @@ def test_without_clipping_it_is_the_weighted_cross_entropy(fabric: Fabric) -> No
         loss = mask_loss(fabric, clip=clip)(nothing, unlabelled, UNKNOWN[:2])
         loss.backward()
         assert loss == 0 and nothing.grad is not None and (nothing.grad == 0).all()
+
+
+def test_smoothing_and_clipping_are_those_of_the_settings(classifier: LandCoverModel, fabric: Fabric) -> None:
+    """From a network that has learned the masks: labels that became wrong since teach less where they are clipped."""
+
+    def trained(masks: torch.Tensor, start: nn.Module | None = None, **changes: Any) -> nn.Module:
+        chosen = RefinementSettings(**{"refine_epochs": 8, "ema_decay": 0.5, "fraction_weight": 0.0} | changes)
+        return train_decoder(classifier, chosen, TILES, masks, TRAINING, fabric, 1, Reporter(), start)
+
+    def follows(network: nn.Module) -> float:
+        with torch.inference_mode():
+            p = network(classifier.normalise(TILES.store.batch(torch.arange(48)))).softmax(1)
+        return float(p.gather(1, wrong[:, None])[changed[:, None]].mean())
+
+    changed = (torch.rand(MASKS.shape, generator=torch.manual_seed(0)) < 0.1) & (MASKS != IGNORE)
+    wrong = torch.where(changed, (MASKS + 1) % 3, MASKS).clamp_min(0).long()
+    start = trained(MASKS, label_smoothing=0.0)
+    plain, clipped, smoothed = (
+        follows(trained(torch.where(changed, wrong, MASKS), start, **changes))
+        for changes in ({"label_smoothing": 0.0}, {"label_smoothing": 0.0, "clip": True}, {"label_smoothing": 0.5})
+    )
+    assert 2 * clipped < plain and 1.5 * plain < smoothed
 
 
 @pytest.mark.parametrize("clip", [False, True])

@@ -37,6 +37,7 @@ class MaskLoss:
         self,
         masks: Tensor,
         classes: int,
+        *,
         presence_threshold: float,
         label_smoothing: float,
         rule: ClippingRule | None,

@@ -283,7 +283,10 @@ def train_decoder(
     if masks is not None:
         classes, side = model.architecture.classes, model.architecture.tile
         rule = clipping_rule(classes, side) if settings.clip else None
-        mask_loss = MaskLoss(masks, classes, threshold, settings.label_smoothing, rule, fabric.device)
+        smoothing = settings.label_smoothing
+        mask_loss = MaskLoss(
+            masks, classes, presence_threshold=threshold, label_smoothing=smoothing, rule=rule, device=fabric.device
+        )
 
     def loss(positions: Tensor) -> Tensor:
         tensors = [tiles.store.batch(positions)] + ([masks[positions]] if masks is not None else [])
