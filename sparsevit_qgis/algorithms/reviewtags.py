@@ -29,9 +29,10 @@ class ReviewTags(IntoTiles, TrainingGroup, EngineAlgorithm):
     def shortHelpString(self):
         return tr(
             "<p>Finds tags that look wrong. Small networks learn the tags of some tiles and say what they expect of "
-            "the others. Together with how often people seem to name one class for another, to leave one out or to "
-            "name one too many, which is learned from your tags, too, this tells how probably each tag is wrong. "
-            "Where hardly any is, unusual tiles are not doubted.</p>"
+            "the others; if tags look wrong, they look a second time, having learned better ones. "
+            "Together with how often people seem to name one class for another, to leave one out or to name one too "
+            "many, which is learned from your tags, too, this tells how probably each tag is wrong. Where hardly any "
+            "is, unusual tiles are not doubted.</p>"
             "<p>Each tile gets two fields: <i>review_wrong</i>, the probability that its most doubtful tag is wrong "
             "(0–1), and <i>review_doubts</i>, the tags that are probably wrong, such as “Barren present”. "
             "Sort the table by <i>review_wrong</i>, look at the first tiles, and correct their tags. The log says how "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import geopandas
 import numpy as np
@@ -23,7 +24,7 @@ from sparsevit.reporting import Reporter
 from sparsevit.training.loop import TrainingSettings, make_fabric
 from sparsevit.training.mistakes import wrong_probability
 from sparsevit.training.phases import ClassifierSettings
-from sparsevit.training.review import judge_tags, surer
+from sparsevit.training.review import believed, find_mistakes, judge_tags, surer
 from sparsevit.training.tiles import TaggedTiles, TileStore, band_statistics
 
 SIDE, CLASSES, COUNT = 16, 4, 90
@@ -73,6 +74,43 @@ def test_wrong_tags_are_found_and_hardly_any_right_one(right: TaggedTiles, noisy
     for part in (train, held_out):
         found = (doubted & wrong)[part].sum()
         assert found >= 0.7 * wrong[part].sum() and found >= 0.9 * doubted[part].sum()
+
+
+def looks(tiles: TaggedTiles, held_out: TaggedTiles, epochs: int) -> tuple[torch.Tensor, list[TaggedTiles]]:
+    """How probably each tag is wrong, and the tiles that the networks of each look learned."""
+    settings, learned = ClassifierSettings(spectral_epochs=epochs), []
+
+    def judge(tiles: TaggedTiles, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        learned.append(tiles)
+        return judge_tags(tiles, *rest)
+
+    with mock.patch("sparsevit.training.review.judge_tags", judge):
+        wrong, _ = find_mistakes(tiles, held_out, SIDE, settings, TrainingSettings(), FABRIC, Reporter())
+    return wrong, learned
+
+
+def test_a_second_look_learns_better_tags_and_judges_those_given(right: TaggedTiles, noisy: TaggedTiles) -> None:
+    train, held_out = torch.arange(60), torch.arange(60, COUNT)
+    told, (first, second) = looks(noisy.choose(train), noisy.choose(held_out), epochs=8)
+    wrong = noisy.tags != right.tags
+    assert torch.equal(first.tags, noisy.tags[train])
+    assert (second.tags == 1 - right.tags[train]).sum() < 0.5 * wrong[train].sum()
+    seen = torch.cat(judged(second, noisy.choose(held_out), epochs=8))
+    assert torch.equal(told, wrong_probability(noisy.tags, surer(seen))[0])
+
+
+def test_one_look_is_enough_where_nothing_is_doubted(right: TaggedTiles) -> None:
+    train, held_out = torch.arange(60), torch.arange(60, COUNT)
+    told, learned = looks(right.choose(train), right.choose(held_out), epochs=20)
+    assert len(learned) == 1 and told.shape == right.tags.shape and (told < 0.5).all()
+
+
+def test_the_contrary_is_learned_of_tags_that_are_surely_wrong() -> None:
+    tags = torch.tensor([[1, 0, 1], [1, 0, -1], [0, 1, 0]], dtype=torch.int8)
+    wrong = torch.tensor([[0.9, 0.6, 0.9], [0.1, 0.85, 0.0], [0.2, 0.1, 0.81]])
+    # No tile but the first has the third class: it keeps its tag.
+    expected = [[0, UNKNOWN, 1], [1, 1, UNKNOWN], [0, 1, 1]]
+    assert believed(tags, wrong).tolist() == expected and believed(tags, wrong).dtype == torch.int8
 
 
 def test_a_tile_has_no_say_in_what_becomes_of_its_tags(noisy: TaggedTiles) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import Field
 
 from sparsevit.errors import InputError
@@ -20,9 +19,9 @@ from sparsevit.models.hardware import HardwareSettings
 from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
 from sparsevit.training.loop import TrainingSettings, make_fabric
-from sparsevit.training.mistakes import DOUBTFUL, wrong_probability
+from sparsevit.training.mistakes import DOUBTFUL
 from sparsevit.training.phases import ClassifierSettings
-from sparsevit.training.review import FOLDS, judge_tags, surer
+from sparsevit.training.review import FOLDS, find_mistakes
 from sparsevit.training.tagged import load_training_data
 
 SPLITS = ("train", "validation")
@@ -31,7 +30,10 @@ FIRST = 20
 
 
 class ReviewRequest(Request):
-    """Review tags: each is judged by networks that learned other tiles; those that look wrong can be forgotten."""
+    """Review tags: each is judged by networks that learned other tiles; those that look wrong can be forgotten.
+
+    Where tags look wrong, networks that learned better ones look a second time, which takes as long again.
+    """
 
     tiles: Path = Field(description="Tagged tile index (.gpkg).")
     scene: list[Path] = Field(default=[], description="Rasters to read instead of those that the tile index names.")
@@ -77,17 +79,17 @@ def run(request: ReviewRequest, reporter: Reporter) -> ReviewResult:
         )
     settings = ClassifierSettings(spectral_epochs=request.review_epochs, learn_threshold=request.learn_threshold)
     training, fabric = TrainingSettings(seed=request.seed), make_fabric(request.hardware)
-    seen = judge_tags(train, held_out, data.side, settings, training, fabric, reporter.part(0.05, 0.98))
-    given = torch.cat([train.tags, held_out.tags]) if held_out else train.tags
+    part = reporter.part(0.05, 0.98)
+    probabilities, mistakes = find_mistakes(train, held_out, data.side, settings, training, fabric, part)
     wrong = np.full((len(index), len(data.scheme.classes)), np.nan)
     reviewed = np.concatenate([np.flatnonzero(index.tagged() & (index.frame["split"] == split)) for split in SPLITS])
-    probabilities, mistakes = wrong_probability(given, surer(torch.cat(seen)))
     wrong[reviewed] = probabilities.numpy().round(3)
     doubted = wrong >= DOUBTFUL
     highest = wrong.max(axis=1)
     frame = index.frame.assign(review_wrong=highest, review_doubts=in_words(index.tags(), doubted, data.scheme))
     index, forgotten = replace(index, frame=frame), 0
-    known, count, tiles = int((given != UNKNOWN).sum()), int(doubted.sum()), int(doubted.any(axis=1).sum())
+    known, count = int((index.tags()[reviewed] != UNKNOWN).sum()), int(doubted.sum())
+    tiles = int(doubted.any(axis=1).sum())
     if request.forget:
         index, forgotten = forget(index, doubted, data.scheme, reporter)
     index.write(output)

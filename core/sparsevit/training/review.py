@@ -12,11 +12,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from sparsevit.geodata.tile_index import PRESENT, UNKNOWN
 from sparsevit.models.landcover import Architecture
 from sparsevit.reporting import Reporter
 from sparsevit.training.classifier import SPECTRAL_WIDTH, untrained
 from sparsevit.training.loop import TrainingSettings
 from sparsevit.training.losses import learning_slope
+from sparsevit.training.mistakes import DOUBTFUL, Mistakes, wrong_probability
 from sparsevit.training.phases import ClassifierSettings, ClassifierTraining
 from sparsevit.training.scoring import map_tag_logits
 from sparsevit.training.tiles import TaggedTiles, band_statistics
@@ -27,6 +29,52 @@ GENTLE = 1.5
 """Steepest slope they learn tags by (`losses.learning_slope`): with steeper ones they tell wrong tags less well."""
 SHARPNESS = 1.5
 """Factor of the logits by which proper tags of development blocks, from a tenth of a tile, were explained best."""
+LOOKS = 2
+"""The networks of the first look learn the wrong tags of other tiles, too; those of the second hardly any."""
+SURELY_WRONG = 0.8
+"""From which probability of being wrong the second look learns the contrary of a tag; from `DOUBTFUL` nothing."""
+
+
+def find_mistakes(
+    tiles: TaggedTiles,
+    held_out: TaggedTiles | None,
+    side: int,
+    settings: ClassifierSettings,
+    training: TrainingSettings,
+    fabric: Fabric,
+    reporter: Reporter,
+) -> tuple[Tensor, Mistakes]:
+    """How probable it is that each tag is wrong, and how often people seem to have erred.
+
+    Where the first look doubts tags, a second one learns what it believes of them, and judges the tags as they were
+    given. For the arguments see `judge_tags`.
+
+    Returns:
+        Probabilities of the tags of the training tiles, and then of the held-out ones `[N + M, K]`; the mistakes.
+    """
+    given = torch.cat([tiles.tags, held_out.tags]) if held_out else tiles.tags
+    learned = tiles
+    for look in range(LOOKS):
+        part = reporter.part(look / LOOKS, (look + 1) / LOOKS, f"look {look + 1}")
+        expected = judge_tags(learned, held_out, side, settings, training, fabric, part)
+        wrong, mistakes = wrong_probability(given, surer(torch.cat(expected)))
+        better = believed(tiles.tags, wrong[: len(tiles)])
+        if torch.equal(better, learned.tags):
+            break
+        learned = replace(tiles, tags=better)
+    return wrong, mistakes
+
+
+def believed(tags: Tensor, wrong: Tensor) -> Tensor:
+    """Tags `[N, K]` to learn from, by how probable it is that each is wrong: as given, unknown, or the contrary.
+
+    A class whose every tile is doubted keeps its tags: from none it could not be told what it looks like.
+    """
+    present = tags == PRESENT
+    kept = present & ~(present & (wrong < DOUBTFUL)).any(dim=0)
+    better = torch.where(wrong >= DOUBTFUL, UNKNOWN, tags)
+    better = torch.where((wrong >= SURELY_WRONG) & (tags != UNKNOWN), 1 - tags, better)
+    return torch.where(kept, tags, better).to(tags.dtype)
 
 
 def judge_tags(
