@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import geopandas
 import numpy as np
@@ -78,14 +77,13 @@ def test_wrong_tags_are_found_and_hardly_any_right_one(right: TaggedTiles, noisy
 
 def looks(tiles: TaggedTiles, held_out: TaggedTiles, epochs: int) -> tuple[torch.Tensor, list[TaggedTiles]]:
     """How probably each tag is wrong, and the tiles that the networks of each look learned."""
-    settings, learned = ClassifierSettings(spectral_epochs=epochs), []
+    learned: list[TaggedTiles] = []
 
-    def judge(tiles: TaggedTiles, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def judge(tiles: TaggedTiles, _: Reporter) -> torch.Tensor:
         learned.append(tiles)
-        return judge_tags(tiles, *rest)
+        return surer(torch.cat(judged(tiles, held_out, epochs)))
 
-    with mock.patch("sparsevit.training.review.judge_tags", judge):
-        wrong, _ = find_mistakes(tiles, held_out, SIDE, settings, TrainingSettings(), FABRIC, Reporter())
+    wrong, _ = find_mistakes(tiles, held_out, judge, Reporter())
     return wrong, learned
 
 

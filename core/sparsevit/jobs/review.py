@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import Field
 
 from sparsevit.errors import InputError
@@ -21,8 +22,9 @@ from sparsevit.reporting import Reporter
 from sparsevit.training.loop import TrainingSettings, make_fabric
 from sparsevit.training.mistakes import DOUBTFUL
 from sparsevit.training.phases import ClassifierSettings
-from sparsevit.training.review import FOLDS, find_mistakes
+from sparsevit.training.review import FOLDS, find_mistakes, judge_tags, surer
 from sparsevit.training.tagged import load_training_data
+from sparsevit.training.tiles import TaggedTiles
 
 SPLITS = ("train", "validation")
 FIRST = 20
@@ -79,8 +81,12 @@ def run(request: ReviewRequest, reporter: Reporter) -> ReviewResult:
         )
     settings = ClassifierSettings(spectral_epochs=request.review_epochs, learn_threshold=request.learn_threshold)
     training, fabric = TrainingSettings(seed=request.seed), make_fabric(request.hardware)
-    part = reporter.part(0.05, 0.98)
-    probabilities, mistakes = find_mistakes(train, held_out, data.side, settings, training, fabric, part)
+
+    def judge(learned: TaggedTiles, part: Reporter) -> torch.Tensor:
+        seen = judge_tags(learned, held_out, data.side, settings, training, fabric, part)
+        return surer(torch.cat(seen))
+
+    probabilities, mistakes = find_mistakes(train, held_out, judge, reporter.part(0.05, 0.98))
     wrong = np.full((len(index), len(data.scheme.classes)), np.nan)
     reviewed = np.concatenate([np.flatnonzero(index.tagged() & (index.frame["split"] == split)) for split in SPLITS])
     wrong[reviewed] = probabilities.numpy().round(3)

@@ -6,6 +6,7 @@ hold improbable may be wrong (Northcutt et al. 2021, "Confident learning").
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -30,7 +31,7 @@ GENTLE = 1.5
 SHARPNESS = 1.5
 """Factor of the logits by which proper tags of development blocks, from a tenth of a tile, were explained best."""
 LOOKS = 2
-"""The networks of the first look learn the wrong tags of other tiles, too; those of the second hardly any."""
+"""The networks of the first look learn the wrong tags of other tiles, too; those of the second fewer of them."""
 SURELY_WRONG = 0.8
 """From which probability of being wrong the second look learns the contrary of a tag; from `DOUBTFUL` nothing."""
 
@@ -38,16 +39,20 @@ SURELY_WRONG = 0.8
 def find_mistakes(
     tiles: TaggedTiles,
     held_out: TaggedTiles | None,
-    side: int,
-    settings: ClassifierSettings,
-    training: TrainingSettings,
-    fabric: Fabric,
+    judge: Callable[[TaggedTiles, Reporter], Tensor],
     reporter: Reporter,
 ) -> tuple[Tensor, Mistakes]:
     """How probable it is that each tag is wrong, and how often people seem to have erred.
 
     Where the first look doubts tags, a second one learns what it believes of them, and judges the tags as they were
-    given. For the arguments see `judge_tags`.
+    given.
+
+    Args:
+        tiles: Training tiles.
+        held_out: More tiles whose tags are judged; nothing is learned from them.
+        judge: How probable classes are in the training tiles and then the held-out ones `[N + M, K]`, for whoever
+            learned the training tiles with the tags that it is given.
+        reporter: Progress.
 
     Returns:
         Probabilities of the tags of the training tiles, and then of the held-out ones `[N + M, K]`; the mistakes.
@@ -56,12 +61,10 @@ def find_mistakes(
     learned = tiles
     for look in range(LOOKS):
         part = reporter.part(look / LOOKS, (look + 1) / LOOKS, f"look {look + 1}")
-        expected = judge_tags(learned, held_out, side, settings, training, fabric, part)
-        wrong, mistakes = wrong_probability(given, surer(torch.cat(expected)))
-        better = believed(tiles.tags, wrong[: len(tiles)])
-        if torch.equal(better, learned.tags):
+        wrong, mistakes = wrong_probability(given, judge(learned, part))
+        learned = replace(tiles, tags=believed(tiles.tags, wrong[: len(tiles)]))
+        if torch.equal(learned.tags, tiles.tags):
             break
-        learned = replace(tiles, tags=better)
     return wrong, mistakes
 
 
