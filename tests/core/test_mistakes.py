@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparsevit.geodata.tile_index import ABSENT, PRESENT, UNKNOWN
-from sparsevit.training.mistakes import Mistakes, log_evidence, wrong_probability
+from sparsevit.training.mistakes import Mistakes, log_evidence, to_forget, wrong_probability
 
 TILES, CLASSES, SHARE = 400, 8, 0.2
 KINDS = ("swapped", "added", "left_out")
@@ -140,3 +140,21 @@ def test_mistakes_are_told_as_shares() -> None:
         "of the classes in a tile 20.0% are named as another and 3.1% left out; of those that are not"
     )
     assert told.endswith("0.5% are named")
+
+
+def test_a_class_whose_every_tile_is_doubted_keeps_them() -> None:
+    tags = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, -1, 0], [1, 0, 0, 0]], dtype=torch.int8)
+    wrong = torch.tensor([[0.9, 0.6, 0.99, 0.1], [0.5, 0.4, 0.1, 0.7], [0.6, 0.2, 0.0, 0.1], [0.7, 0.2, 0.9, 0.1]])
+    expected = [
+        [False, True, False, False],
+        [False, False, False, True],  # nobody is tagged with the fourth class, which has nothing to keep
+        [False, False, False, False],
+        [False, False, True, False],
+    ]
+    assert to_forget(tags, wrong).tolist() == expected
+
+
+def test_tiles_that_were_not_judged_change_nothing() -> None:
+    tags = torch.tensor([[1, 0], [-1, -1], [1, 1]], dtype=torch.int8)
+    wrong = torch.tensor([[0.9, 0.8], [torch.nan, torch.nan], [0.2, 0.1]])
+    assert to_forget(tags, wrong).tolist() == [[True, True], [False, False], [False, False]]

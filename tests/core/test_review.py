@@ -159,10 +159,10 @@ def test_no_class_loses_all_tiles_to_learn_it_from() -> None:
     scheme, diary = load_scheme(SCHEME).subset([1, 6]), Diary()
     frame = geopandas.GeoDataFrame({"split": ["train", "train", "validation"]})
     given = np.array([[1, 1], [1, 0], [0, 1]], np.int8)
-    doubted = np.array([[True, True], [False, False], [False, False]])
-    index, forgotten = forget(TileIndex(frame, [], [], 640.0).with_tags(scheme, given, 0.1), doubted, scheme, diary)
+    wrong = np.array([[0.7, 0.9], [0.2, 0.1], [0.3, 0.0]])
+    index, forgotten = forget(TileIndex(frame, [], [], 640.0).with_tags(scheme, given, 0.1), wrong, scheme, diary)
     assert index.tags().tolist() == [[UNKNOWN, 1], [1, 0], [0, 1]] and forgotten == 1
-    assert len(diary.lines) == 1 and diary.lines[0].startswith("All tiles with Croplands look wrong")
+    assert len(diary.lines) == 1 and diary.lines[0].startswith("All training tiles with Croplands look wrong")
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +226,16 @@ def test_forgotten_tags_are_unknown_and_all_others_as_before(place: Path, tmp_pa
     assert [t.tolist() for t in lost.any(axis=1).nonzero()] == [
         t.tolist() for t in after.frame["review_doubts"].notna().to_numpy().nonzero()
     ]
+
+
+def test_other_tags_are_no_longer_those_that_were_reviewed(place: Path, tmp_path: Path) -> None:
+    output = tmp_path / "reviewed.gpkg"
+    review(place, output=str(output))
+    before = read_tile_index(output)
+    get_job("tag").execute({"tiles": str(output), "scheme": str(SCHEME), "source": "fields"}, Reporter())
+    after = read_tile_index(output)
+    assert np.array_equal(after.tags(), before.tags())
+    assert set(before.frame) - set(after.frame) == {"review_wrong", "review_doubts"}
 
 
 def test_a_review_that_is_cancelled_leaves_the_index_as_it_was(place: Path) -> None:

@@ -28,6 +28,8 @@ METADATA_KEY = "SPARSEVIT"
 SPLITS = ("train", "validation", "test", "gap")
 ABSENT, PRESENT, UNKNOWN = 0, 1, -1
 WINDOW_FIELDS = ["tile_id", "row", "col", "height", "width"]
+WRONG_FIELD, DOUBTS_FIELD = "review_wrong", "review_doubts"
+"""What a review says of each tile: how probably its most doubtful tag is wrong, and which tags it doubts."""
 PLACE_TOLERANCE = 1.0
 """How far a tile may lie from its source window (pixels), after a change of the layer's CRS."""
 
@@ -117,6 +119,10 @@ class TileIndex:
         """Which tiles have at least one known tag `[tiles]`."""
         known: npt.NDArray[np.bool_] = (self.tags() != UNKNOWN).any(axis=1)
         return known
+
+    def unreviewed(self) -> TileIndex:
+        """The same tiles without what a review said of them."""
+        return replace(self, frame=self.frame.drop(columns=[WRONG_FIELD, DOUBTS_FIELD], errors="ignore"))
 
     def choose(self, keep: npt.NDArray[np.bool_]) -> TileIndex:
         """Only the tiles of a mask."""

@@ -13,14 +13,14 @@ from pydantic import Field
 
 from sparsevit.errors import InputError
 from sparsevit.geodata.legend import ClassScheme
-from sparsevit.geodata.tile_index import PRESENT, UNKNOWN, TileIndex, read_tile_index
+from sparsevit.geodata.tile_index import DOUBTS_FIELD, PRESENT, UNKNOWN, WRONG_FIELD, TileIndex, read_tile_index
 from sparsevit.jobs.base import Job, Request, Result, absolute
 from sparsevit.labels.fields import TagArray
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
 from sparsevit.training.loop import TrainingSettings, make_fabric
-from sparsevit.training.mistakes import DOUBTFUL
+from sparsevit.training.mistakes import DOUBTFUL, to_forget
 from sparsevit.training.phases import ClassifierSettings
 from sparsevit.training.review import FOLDS, find_mistakes, judge_tags, surer
 from sparsevit.training.tagged import load_training_data
@@ -41,8 +41,8 @@ class ReviewRequest(Request):
     scene: list[Path] = Field(default=[], description="Rasters to read instead of those that the tile index names.")
     forget: bool = Field(
         default=False,
-        description="Make tags unknown that are probably wrong, so that nothing is learned from them; else "
-        "only show them.",
+        description="Make tags unknown that are probably wrong, so that nothing is learned from them, unless a class "
+        "would lose all its training tiles; else only show them.",
     )
     review_epochs: int = Field(default=120, ge=1, description="Epochs of each network.")
     learn_threshold: bool = Field(
@@ -92,12 +92,12 @@ def run(request: ReviewRequest, reporter: Reporter) -> ReviewResult:
     wrong[reviewed] = probabilities.numpy().round(3)
     doubted = wrong >= DOUBTFUL
     highest = wrong.max(axis=1)
-    frame = index.frame.assign(review_wrong=highest, review_doubts=in_words(index.tags(), doubted, data.scheme))
+    frame = index.frame.assign(**{WRONG_FIELD: highest, DOUBTS_FIELD: in_words(index.tags(), doubted, data.scheme)})
     index, forgotten = replace(index, frame=frame), 0
     known, count = int((index.tags()[reviewed] != UNKNOWN).sum()), int(doubted.sum())
     tiles = int(doubted.any(axis=1).sum())
     if request.forget:
-        index, forgotten = forget(index, doubted, data.scheme, reporter)
+        index, forgotten = forget(index, wrong, data.scheme, reporter)
     index.write(output)
     reporter.log(
         f"{count} of {known} tags look wrong ({count / known:.1%}), in {tiles} of {len(reviewed)} tiles; "
@@ -126,25 +126,27 @@ def in_words(tags: TagArray, doubted: npt.NDArray[np.bool_], scheme: ClassScheme
 
 
 def forget(
-    index: TileIndex, doubted: npt.NDArray[np.bool_], scheme: ClassScheme, reporter: Reporter
+    index: TileIndex, wrong: npt.NDArray[np.float64], scheme: ClassScheme, reporter: Reporter
 ) -> tuple[TileIndex, int]:
-    """The index with doubted tags unknown, and their number; every class keeps training tiles to be learned from.
+    """The index with doubted tags unknown, and their number; every class keeps training tiles, see `to_forget`.
 
     Args:
         index: A tagged index.
-        doubted: Which of its tags are doubted `[tiles, classes]`.
+        wrong: How probably each of its tags is wrong `[tiles, classes]`, NaN where that was not judged.
         scheme: The classes.
-        reporter: Told of classes whose tags are all doubted; they keep them.
+        reporter: Told of classes whose tags are all doubted.
     """
-    tags = index.tags()
-    present, learned = tags == PRESENT, (index.frame["split"] == "train").to_numpy()
-    lost = ~(present & ~doubted)[learned].any(axis=0)
-    for name in np.array(scheme.names)[lost]:
+    tags, learned = index.tags(), (index.frame["split"] == "train").to_numpy()
+    doubted = wrong >= DOUBTFUL
+    needed = doubted[learned] & ~to_forget(torch.from_numpy(tags[learned]), torch.from_numpy(wrong[learned])).numpy()
+    kept = needed.any(axis=0)
+    for name in np.array(scheme.names)[kept]:
         reporter.log(
-            f"All tiles with {name} look wrong; none is forgotten. Check them, or leave the class out of the training.",
+            f"All training tiles with {name} look wrong; none is forgotten. Check them, or leave the class out of the "
+            "training.",
             "warning",
         )
-    forgotten = doubted & ~(present & lost)
+    forgotten = doubted & ~((tags == PRESENT) & kept)
     tags[forgotten] = UNKNOWN
     return index.retagged(tags), int(forgotten.sum())
 

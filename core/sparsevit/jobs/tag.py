@@ -93,7 +93,7 @@ def run(request: TagRequest, reporter: Reporter) -> TagResult:
         reporter.log(warning, "warning")
     table = table_text(tags, kept)
     reporter.log(f"Tiles in which two classes occur together:\n{table}")
-    index.with_tags(kept, tags, request.tagging.presence_threshold).write(output)
+    index.unreviewed().with_tags(kept, tags, request.tagging.presence_threshold).write(output)
     reporter.progress(1.0, "tagged")
     together = cooccurrence(tags)
     return TagResult(

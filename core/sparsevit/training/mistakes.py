@@ -79,6 +79,20 @@ def wrong_probability(tags: Tensor, expected: Tensor) -> tuple[Tensor, Mistakes]
     return _expected(odds, lambda o: log_evidence(tags, o, mistakes.weights())), mistakes
 
 
+def to_forget(tags: Tensor, wrong: Tensor) -> Tensor:
+    """Which tags of training tiles are doubted, and not needed `[N, K]`: nothing should be learned from them.
+
+    A class whose every tile is doubted keeps them: what a few right ones among many have in common can be learned.
+
+    Args:
+        tags: Of each class in each tile `[N, K]`.
+        wrong: How probable it is that each is wrong `[N, K]`.
+    """
+    present, doubted = tags == PRESENT, wrong >= DOUBTFUL
+    lost = ~(present & ~doubted).any(dim=0)
+    return doubted & ~(present & lost)
+
+
 def log_evidence(tags: Tensor, odds: Tensor, weights: Tensor) -> Tensor:
     """How well mistakes of all kinds and numbers explain the tags of each tile, against none `[N]`.
 

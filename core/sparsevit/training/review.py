@@ -13,13 +13,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from sparsevit.geodata.tile_index import PRESENT, UNKNOWN
+from sparsevit.geodata.tile_index import UNKNOWN
 from sparsevit.models.landcover import Architecture
 from sparsevit.reporting import Reporter
 from sparsevit.training.classifier import SPECTRAL_WIDTH, untrained
 from sparsevit.training.loop import TrainingSettings
 from sparsevit.training.losses import learning_slope
-from sparsevit.training.mistakes import DOUBTFUL, Mistakes, wrong_probability
+from sparsevit.training.mistakes import Mistakes, to_forget, wrong_probability
 from sparsevit.training.phases import ClassifierSettings, ClassifierTraining
 from sparsevit.training.scoring import map_tag_logits
 from sparsevit.training.tiles import TaggedTiles, band_statistics
@@ -33,7 +33,7 @@ SHARPNESS = 1.5
 LOOKS = 2
 """The networks of the first look learn the wrong tags of other tiles, too; those of the second fewer of them."""
 SURELY_WRONG = 0.8
-"""From which probability of being wrong the second look learns the contrary of a tag; from `DOUBTFUL` nothing."""
+"""From which probability of being wrong the second look learns the contrary of a tag that it forgets."""
 
 
 def find_mistakes(
@@ -69,15 +69,9 @@ def find_mistakes(
 
 
 def believed(tags: Tensor, wrong: Tensor) -> Tensor:
-    """Tags `[N, K]` to learn from, by how probable it is that each is wrong: as given, unknown, or the contrary.
-
-    A class whose every tile is doubted keeps its tags: from none it could not be told what it looks like.
-    """
-    present = tags == PRESENT
-    kept = present & ~(present & (wrong < DOUBTFUL)).any(dim=0)
-    better = torch.where(wrong >= DOUBTFUL, UNKNOWN, tags)
-    better = torch.where((wrong >= SURELY_WRONG) & (tags != UNKNOWN), 1 - tags, better)
-    return torch.where(kept, tags, better).to(tags.dtype)
+    """Tags `[N, K]` to learn from, by how probable it is that each is wrong: as given, unknown, or the contrary."""
+    better = torch.where((wrong >= SURELY_WRONG) & (tags != UNKNOWN), 1 - tags, UNKNOWN)
+    return torch.where(to_forget(tags, wrong), better, tags).to(tags.dtype)
 
 
 def judge_tags(
