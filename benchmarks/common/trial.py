@@ -22,7 +22,7 @@ from sparsevit.assessment.accuracy import accuracy, count_pairs
 from sparsevit.geodata.categorical import categories_on, translate
 from sparsevit.geodata.legend import load_scheme
 from sparsevit.geodata.scene import open_scene
-from sparsevit.geodata.tile_index import UNKNOWN, TileIndex, read_tile_index
+from sparsevit.geodata.tile_index import DOUBTS_FIELD, UNKNOWN, TileIndex, read_tile_index
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.model_file import ModelCard, load_model, save_model
@@ -120,7 +120,7 @@ class Trial:
             logging.info("%s", told.model_dump_json())
         if review == CORRECT:
             index = read_tile_index(self.tiles)
-            doubted = index.frame["review_doubts"].notna().to_numpy()[:, None]
+            doubted = index.frame[DOUBTS_FIELD].notna().to_numpy()[:, None]
             index.retagged(np.where(doubted, proper.tags(), index.tags())).write(self.tiles)
         self.data = load_training_data(read_tile_index(self.tiles), [], [], [], Reporter())
         self.scheme = self.data.scheme

@@ -13,7 +13,7 @@ from sparsevit.assessment.reference import reference_on
 from sparsevit.errors import InputError
 from sparsevit.geodata.legend import load_scheme
 from sparsevit.geodata.scene import open_scene
-from sparsevit.geodata.tile_index import read_tile_index
+from sparsevit.geodata.tile_index import DOUBTS_FIELD, read_tile_index
 from sparsevit.geodata.tiling import TilingSettings
 from sparsevit.jobs import assess, predict, pseudomask, refine, review, tag, tiles, train
 from sparsevit.jobs.base import Job, Request, Result, absolute
@@ -187,7 +187,7 @@ def _review(request: MapRequest, reporter: Reporter) -> review.ReviewResult:
     reviewed = review.run(_pick(review.ReviewRequest, request, scene=[], output=None, **changes), reporter)
     if reviewed.forgotten:
         reporter.log(
-            f"{reviewed.forgotten} tags look wrong, and nothing is learned from them. The field 'review_doubts' of "
+            f"{reviewed.forgotten} tags look wrong, and nothing is learned from them. The field '{DOUBTS_FIELD}' of "
             f"{request.tiles} tells which they are: check them.",
             "warning",
         )

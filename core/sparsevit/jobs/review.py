@@ -138,8 +138,8 @@ def forget(
     """
     tags, learned = index.tags(), (index.frame["split"] == "train").to_numpy()
     doubted = wrong >= DOUBTFUL
-    needed = doubted[learned] & ~to_forget(torch.from_numpy(tags[learned]), torch.from_numpy(wrong[learned])).numpy()
-    kept = needed.any(axis=0)
+    gone = to_forget(torch.from_numpy(tags[learned]), torch.from_numpy(wrong[learned])).numpy()
+    kept = (doubted[learned] & ~gone).any(axis=0)
     for name in np.array(scheme.names)[kept]:
         reporter.log(
             f"All training tiles with {name} look wrong; none is forgotten. Check them, or leave the class out of the "
