@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from rasterio.windows import Window
 from small_models import SIDE, tiny_model
 
+from sparsevit.geodata.tile_masks import UNLABELLED
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.landcover import LandCoverModel
 from sparsevit.weak.pseudomask import (
-    IGNORE,
     PseudomaskSettings,
     evidence_weights,
     label,
@@ -57,7 +57,7 @@ def test_labels_are_allowed_classes_or_ignored(classes: int, seed: int, margin: 
     allowed = np.random.default_rng(seed + 1).random((classes, 5, 5)) < 0.5
     labels, confidence = label(dirichlet(classes, seed), allowed, margin)
     restricted = allowed.any(axis=0)
-    for y, x in np.argwhere((labels != IGNORE) & restricted):
+    for y, x in np.argwhere((labels != UNLABELLED) & restricted):
         assert allowed[labels[y, x], y, x]
     assert ((confidence >= 0) & (confidence <= 1)).all()
 
@@ -68,8 +68,8 @@ def test_pixels_between_two_classes_are_ignored(classes: int, seed: int, margin:
     labels, confidence = label(evidence, np.ones((classes, 5, 5), bool), margin)
     ordered = np.sort(evidence, axis=0)
     np.testing.assert_allclose(confidence, ordered[-1] - ordered[-2], atol=1e-6)
-    np.testing.assert_array_equal(labels == IGNORE, confidence < margin)
-    painted = labels != IGNORE
+    np.testing.assert_array_equal(labels == UNLABELLED, confidence < margin)
+    painted = labels != UNLABELLED
     np.testing.assert_array_equal(labels[painted], evidence.argmax(axis=0)[painted])
 
 
@@ -77,14 +77,14 @@ def test_pixels_between_two_classes_are_ignored(classes: int, seed: int, margin:
 def test_a_larger_margin_ignores_more(classes: int, seed: int, one: float, other: float) -> None:
     evidence, allowed = dirichlet(classes, seed), np.ones((classes, 5, 5), bool)
     low, high = (label(evidence, allowed, m)[0] for m in sorted((one, other)))
-    assert ((high == IGNORE) | (high == low)).all()
+    assert ((high == UNLABELLED) | (high == low)).all()
 
 
 def test_evidence_for_a_class_that_the_tags_exclude_becomes_ignored_rather_than_second_best() -> None:
     evidence = np.array([0.9, 0.06, 0.04], np.float32)[:, None, None]
     allowed = np.array([False, True, True])[:, None, None]
     labels, confidence = label(evidence, allowed, 0.1)
-    assert labels[0, 0] == IGNORE and confidence[0, 0] < 0.1
+    assert labels[0, 0] == UNLABELLED and confidence[0, 0] < 0.1
 
 
 def test_a_pixel_where_nothing_is_allowed_is_not_restricted() -> None:
@@ -99,13 +99,13 @@ def test_a_single_class_is_certain() -> None:
 
 def test_a_pixel_without_evidence_is_ignored() -> None:
     labels, confidence = label(np.zeros((3, 2, 2), np.float32), np.ones((3, 2, 2), bool), 0)
-    assert (labels == IGNORE).all() and (confidence == 0).all()
+    assert (labels == UNLABELLED).all() and (confidence == 0).all()
 
 
 def test_where_all_evidence_is_for_excluded_classes_nothing_is_painted() -> None:
     evidence = np.array([1, 0, 0], np.float32)[:, None, None]
     labels, _ = label(evidence, np.array([False, True, True])[:, None, None], 0)
-    assert labels[0, 0] == IGNORE
+    assert labels[0, 0] == UNLABELLED
 
 
 # --- evidence ---------------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def test_a_tile_in_which_no_class_is_predicted_stays_unlabelled_without_a_margin
     model.vit.head[1].bias.data.fill_(-50)
     evidence = tile_evidence(model, CLUSTERS, CPU, untagged)(tiles(1), [Window(0, 0, SIDE, SIDE)])
     labels, _ = label(evidence[0].numpy(), np.ones((3, SIDE, SIDE), bool), 0)
-    assert (labels == IGNORE).all()
+    assert (labels == UNLABELLED).all()
 
 
 # --- clusters on whole tiles ------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_a_tile_in_which_no_class_is_predicted_is_ignored() -> None:
     model = sharp_model()
     assert model.vit is not None
     model.vit.head[1].bias.data.fill_(-50)
-    assert (paint_tiles(model, tiles(1), CLUSTERS, [NOTHING]) == IGNORE).all()
+    assert (paint_tiles(model, tiles(1), CLUSTERS, [NOTHING]) == UNLABELLED).all()
 
 
 @pytest.mark.parametrize("kept", [0, 1])

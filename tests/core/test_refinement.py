@@ -20,6 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sparsevit.errors import InputError
+from sparsevit.geodata.tile_masks import UNLABELLED
 from sparsevit.models.hardware import HardwareSettings
 from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.model_file import ModelCard, load_model, save_model
@@ -28,7 +29,7 @@ from sparsevit.reporting import Reporter
 from sparsevit.training.clipping import clipping_rule
 from sparsevit.training.loop import Phase, TrainingSettings, fit, make_fabric, parameter_groups
 from sparsevit.training.losses import fraction_loss, tag_loss, tag_probability
-from sparsevit.training.mask_loss import IGNORE, MaskLoss, mask_balance
+from sparsevit.training.mask_loss import MaskLoss, mask_balance
 from sparsevit.training.refinement import (
     BLENDS,
     Refinement,
@@ -207,7 +208,7 @@ def test_joined_weights_sum_to_one(weight: float, share: float) -> None:
 def test_what_ignored_pixels_would_have_said_makes_no_difference(classifier: LandCoverModel, fabric: Fabric) -> None:
     """All pixels ignored trains as no masks do at all: from the tags alone."""
     chosen = RefinementSettings(refine_epochs=1, fraction_weight=1.0)
-    ignored = torch.full_like(MASKS, IGNORE)
+    ignored = torch.full_like(MASKS, UNLABELLED)
     nets = [train_decoder(classifier, chosen, TILES, m, TRAINING, fabric, 1, Reporter()) for m in (ignored, None)]
     first, second = (n.state_dict() for n in nets)
     assert all(torch.equal(first[k], second[k]) for k in first)
@@ -222,15 +223,15 @@ def test_new_masks_hold_only_classes_that_the_tags_do_not_exclude(
     masks = restricted_masks(classifier, replace(TILES, tags=tags), confidence, fabric)
     for mask, tag in zip(masks, tags, strict=True):
         possible = set((tag != 0).nonzero().flatten().tolist()) or {0, 1, 2}
-        assert set(mask.unique().tolist()) <= possible | {IGNORE}
+        assert set(mask.unique().tolist()) <= possible | {UNLABELLED}
 
 
 def test_unsure_pixels_and_nodata_of_new_masks_are_ignored(classifier: LandCoverModel, fabric: Fabric) -> None:
     tiles, _ = tagged_tiles(4, side=32)
     tiles.store.values[:, :, :3] = torch.nan
     low, high = (restricted_masks(classifier, tiles, c, fabric) for c in (0.0, 0.95))
-    assert (low[:, :3] == IGNORE).all() and (low[:, 3:] != IGNORE).all()
-    assert ((high == IGNORE) | (high == low)).all() and (high == IGNORE).sum() >= (low == IGNORE).sum()
+    assert (low[:, :3] == UNLABELLED).all() and (low[:, 3:] != UNLABELLED).all()
+    assert ((high == UNLABELLED) | (high == low)).all() and (high == UNLABELLED).sum() >= (low == UNLABELLED).sum()
 
 
 @given(st.floats(0, 0.99), st.integers(1, 20))
@@ -326,10 +327,10 @@ UNKNOWN = torch.full((4, 3), -1)
 
 def test_without_clipping_it_is_the_weighted_cross_entropy(fabric: Fabric) -> None:
     logits, target = torch.randn(2, 3, 32, 32), MASKS[:2].clone()
-    target[:, :5] = IGNORE
-    expected = F.cross_entropy(logits, target, mask_balance(MASKS, 3), ignore_index=IGNORE)
+    target[:, :5] = UNLABELLED
+    expected = F.cross_entropy(logits, target, mask_balance(MASKS, 3), ignore_index=UNLABELLED)
     torch.testing.assert_close(mask_loss(fabric)(logits, target, UNKNOWN[:2]), expected)
-    unlabelled = torch.full_like(target, IGNORE)
+    unlabelled = torch.full_like(target, UNLABELLED)
     for clip in (False, True):
         nothing = logits.clone().requires_grad_()
         loss = mask_loss(fabric, clip=clip)(nothing, unlabelled, UNKNOWN[:2])
@@ -349,7 +350,7 @@ def test_smoothing_and_clipping_are_those_of_the_settings(classifier: LandCoverM
             p = network(classifier.normalise(TILES.store.batch(torch.arange(48)))).softmax(1)
         return float(p.gather(1, wrong[:, None])[changed[:, None]].mean())
 
-    changed = (torch.rand(MASKS.shape, generator=torch.manual_seed(0)) < 0.1) & (MASKS != IGNORE)
+    changed = (torch.rand(MASKS.shape, generator=torch.manual_seed(0)) < 0.1) & (MASKS != UNLABELLED)
     wrong = torch.where(changed, (MASKS + 1) % 3, MASKS).clamp_min(0).long()
     start = trained(MASKS, label_smoothing=0.0)
     plain, clipped, smoothed = (
@@ -363,7 +364,7 @@ def test_smoothing_and_clipping_are_those_of_the_settings(classifier: LandCoverM
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_ignored_pixels_have_no_gradient(fabric: Fabric, clip: bool, smoothing: float) -> None:
     logits, target = torch.randn(2, 3, 32, 32, requires_grad=True), MASKS[:2].clone()
-    target[:, :5] = IGNORE
+    target[:, :5] = UNLABELLED
     mask_loss(fabric, clip=clip, label_smoothing=smoothing)(logits, target, UNKNOWN[:2]).backward()
     assert logits.grad is not None
     assert (logits.grad[:, :, :5] == 0).all() and (logits.grad[:, :, 5:] != 0).any()

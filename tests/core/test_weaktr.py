@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from sparsevit.geodata.tile_masks import UNLABELLED
 from sparsevit.models.attention_fusion import (
     AttentionFusion,
     fine_cam,
@@ -42,7 +43,7 @@ from sparsevit.weak.class_maps import (
     presence,
     token_maps,
 )
-from sparsevit.weak.pseudomask import IGNORE, label
+from sparsevit.weak.pseudomask import label
 
 HEADS, CLASSES, PATCH = (3, 2), 4, 4
 DEIT_SMALL = ViTConfig(3, 20, 224, 16, 384, (6,) * 12, 64, 1536, token_maps=False)  # as published
@@ -679,13 +680,13 @@ def test_labels_are_classes_that_occur_or_ignored(seed: int, margin: float) -> N
     evidence = map_evidence(random_maps(seed), PRESENT.float()).numpy()
     for i in range(3):
         labels, _ = label(evidence[i], PRESENT[i].numpy()[:, None, None].repeat(6, 1).repeat(6, 2), margin)
-        assert set(np.unique(labels)) <= {IGNORE, *torch.nonzero(PRESENT[i]).flatten().tolist()}
+        assert set(np.unique(labels)) <= {UNLABELLED, *torch.nonzero(PRESENT[i]).flatten().tolist()}
 
 
 def test_a_tile_without_tags_is_all_ignored() -> None:
     evidence = map_evidence(random_maps()[:1], torch.zeros(1, CLASSES))
     labels, margin = label(evidence[0].numpy(), np.zeros((CLASSES, 6, 6), bool), 0.1)
-    assert (labels == IGNORE).all() and np.isfinite(margin).all()
+    assert (labels == UNLABELLED).all() and np.isfinite(margin).all()
 
 
 # --- the whole ------------------------------------------------------------------------------------------------------

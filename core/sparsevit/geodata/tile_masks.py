@@ -13,6 +13,7 @@ from sparsevit.geodata.scene import open_scene
 from sparsevit.geodata.tile_index import TileIndex, check_place, check_replaced, groups
 
 UNLABELLED = -1
+"""In masks: pixels of no class, of which nothing is learned."""
 
 
 def read_tile_masks(

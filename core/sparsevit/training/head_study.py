@@ -10,13 +10,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from sparsevit.geodata.tile_masks import UNLABELLED
 from sparsevit.models import torchvision_compat  # noqa: F401 (before torchmetrics, which imports torchvision)
 from sparsevit.models.landcover import Architecture, LandCoverModel, TagTransformer
 from sparsevit.reporting import Reporter
 from sparsevit.training.classifier import untrained
 from sparsevit.training.head_budget import best_mask, heads_to_keep, random_mask
 from sparsevit.training.loop import TrainingSettings
-from sparsevit.training.mask_loss import IGNORE
 from sparsevit.training.phases import ClassifierSettings, ClassifierTraining
 from sparsevit.training.refinement import RefinementSettings, refine, restricted_masks
 from sparsevit.training.scoring import vit_scores
@@ -218,6 +218,6 @@ def map_miou(model: LandCoverModel, tiles: TaggedTiles, masks: Tensor, fabric: F
         with fabric.autocast():
             best.append(model(tiles.store.batch(positions).to(fabric.device)).argmax(1).cpu())
     classes = model.architecture.classes
-    iou = multiclass_jaccard_index(torch.cat(best), masks, classes, average="none", ignore_index=IGNORE)
-    seen = torch.bincount(masks[masks != IGNORE], minlength=classes) > 0
+    iou = multiclass_jaccard_index(torch.cat(best), masks, classes, average="none", ignore_index=UNLABELLED)
+    seen = torch.bincount(masks[masks != UNLABELLED], minlength=classes) > 0
     return float(iou[seen].mean())

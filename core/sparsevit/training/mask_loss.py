@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparsevit.geodata.tile_masks import UNLABELLED
 from sparsevit.training.clipping import ClippingRule, clipped_mean
 
-IGNORE = -1
-"""Label of pixels that teach nothing."""
 TINY = 1e-6
 
 
@@ -58,7 +57,7 @@ class MaskLoss:
         possible = allowed_by(tags)[..., None, None]
         log_p = F.log_softmax(logits.float() + self.prior * ~possible, dim=1)
         known = target.clamp_min(0)[:, None]
-        valid = (target != IGNORE) & possible.expand_as(log_p).gather(1, known)[:, 0]
+        valid = (target != UNLABELLED) & possible.expand_as(log_p).gather(1, known)[:, 0]
         even = (log_p * possible).sum(1) / possible.sum(1)
         loss = -(1 - self.smoothing) * log_p.gather(1, known)[:, 0] - self.smoothing * even
         weight = self.weight[known[:, 0]]
@@ -80,6 +79,6 @@ def mask_balance(masks: Tensor, classes: int) -> Tensor:
     The masks hold few pixels of rare classes and, being restricted to the tags, none where a class covers less than
     the presence threshold; the weight is meant to keep the network from leaving rare classes out.
     """
-    counts = torch.bincount(masks[masks != IGNORE], minlength=classes).float().clamp_min(1)
+    counts = torch.bincount(masks[masks != UNLABELLED], minlength=classes).float().clamp_min(1)
     weight = counts.rsqrt()
     return weight / weight.mean()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sparsevit.errors import InputError
+from sparsevit.geodata.tile_masks import UNLABELLED
 from sparsevit.models.landcover import LandCoverModel
 from sparsevit.models.segmenter import segmenter_on
 from sparsevit.models.unet import RefinementUNet
@@ -29,7 +30,7 @@ from sparsevit.training.checkpoint import fingerprint_of
 from sparsevit.training.clipping import clipping_rule
 from sparsevit.training.loop import Phase, TrainingSettings, fit, parameter_groups
 from sparsevit.training.losses import balance, fraction_loss
-from sparsevit.training.mask_loss import IGNORE, MaskLoss, allowed_by
+from sparsevit.training.mask_loss import MaskLoss, allowed_by
 from sparsevit.training.scoring import map_tag_logits
 from sparsevit.training.tiles import TaggedTiles
 
@@ -153,7 +154,7 @@ def refine(
     evidence = before = tile_losses(best, judge, fabric)
     rounds: list[Round] = []
     total = epochs_of(settings, settings.rounds)
-    counts = [(masks == label).sum((1, 2)).tolist() for label in range(IGNORE, classifier.architecture.classes)]
+    counts = [(masks == label).sum((1, 2)).tolist() for label in range(UNLABELLED, classifier.architecture.classes)]
     data = fingerprint_of(classifier, tiles.tags, tiles.presence_threshold, counts, evidence_weights, settings)
     for number in range(1, settings.rounds + 1):
         begun, done = epochs_of(settings, number - 1) / total, epochs_of(settings, number) / total
@@ -348,5 +349,7 @@ def restricted_masks(
             log_p = model(raw).float()
         possible = allowed_by(tiles.tags[positions]).to(log_p.device)
         p, best = (log_p.exp() * possible[..., None, None]).max(dim=1)
-        masks[positions] = torch.where((p >= min_confidence) & torch.isfinite(raw).any(1), best, IGNORE).short().cpu()
+        masks[positions] = (
+            torch.where((p >= min_confidence) & torch.isfinite(raw).any(1), best, UNLABELLED).short().cpu()
+        )
     return masks

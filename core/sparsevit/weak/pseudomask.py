@@ -15,6 +15,7 @@ from rasterio.windows import Window
 from torch import Tensor
 
 from sparsevit.errors import InputError
+from sparsevit.geodata.tile_masks import UNLABELLED
 from sparsevit.models.hardware import HardwareSettings, autocast, resolve_device
 from sparsevit.models.landcover import LandCoverModel, vit_pixel_logits
 from sparsevit.models.vit import SparseViT
@@ -33,7 +34,6 @@ TagArray = npt.NDArray[np.int8]
 Known = Callable[[Window], TagArray]
 """What the tags know of a window of the scene `[K]`: 1 present, 0 absent, -1 unknown."""
 
-IGNORE = -1
 LEAST_EVIDENCE = 0.01
 """Evidence of a class where its map shows nothing: spectra may still speak for it."""
 
@@ -179,7 +179,7 @@ def paint_tiles(model: LandCoverModel, z: Tensor, settings: PseudomaskSettings, 
     maps = head_maps(output.attention, vit.config.grid, side).cpu()
     probability = output.tags.float().sigmoid().cpu().numpy()
     evidence = vit_pixel_logits(output, z.shape[-2:]).softmax(1).float().cpu().numpy()
-    masks = np.full((len(z), side, side), IGNORE, np.int64)
+    masks = np.full((len(z), side, side), UNLABELLED, np.int64)
     for i in range(len(z)):
         classes = np.flatnonzero(_painted_classes(probability[i], tags[i]))
         masks[i] = _paint_tile(maps[i][open_heads(maps[i])].numpy(), classes, probability[i], evidence[i], settings)
@@ -198,7 +198,7 @@ def _paint_tile(
     maps: FloatArray, classes: IntArray, probability: FloatArray, evidence: FloatArray, settings: PseudomaskSettings
 ) -> IntArray:
     if len(classes) == 0:
-        return np.full(evidence.shape[1:], IGNORE, np.int64)
+        return np.full(evidence.shape[1:], UNLABELLED, np.int64)
     if len(classes) == 1 or len(maps) == 0:  # no heads left in the last block: only the most probable class is known
         return np.full(evidence.shape[1:], classes[probability[classes].argmax()], np.int64)
     foreground, strength = binarise(cluster_heads(maps, len(classes)))
@@ -241,5 +241,5 @@ def label(evidence: FloatArray, allowed: BoolArray, ignore_margin: float) -> tup
     best = restricted.argmax(axis=0)
     ordered = np.sort(restricted, axis=0)
     margin = ordered[-1] - (ordered[-2] if len(ordered) > 1 else 0)
-    labels = np.where((margin >= ignore_margin) & (ordered[-1] > 0), best, IGNORE)
+    labels = np.where((margin >= ignore_margin) & (ordered[-1] > 0), best, UNLABELLED)
     return labels, np.clip(margin, 0, 1).astype(np.float32)
