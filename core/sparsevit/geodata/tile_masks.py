@@ -13,7 +13,7 @@ from sparsevit.geodata.scene import open_scene
 from sparsevit.geodata.tile_index import TileIndex, check_place, check_replaced, groups
 
 UNLABELLED = -1
-"""In masks: pixels of no class, of which nothing is learned."""
+"""In masks: pixels whose class is not known; they teach nothing, and are not scored."""
 
 
 def read_tile_masks(

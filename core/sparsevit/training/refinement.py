@@ -349,7 +349,6 @@ def restricted_masks(
             log_p = model(raw).float()
         possible = allowed_by(tiles.tags[positions]).to(log_p.device)
         p, best = (log_p.exp() * possible[..., None, None]).max(dim=1)
-        masks[positions] = (
-            torch.where((p >= min_confidence) & torch.isfinite(raw).any(1), best, UNLABELLED).short().cpu()
-        )
+        sure = (p >= min_confidence) & torch.isfinite(raw).any(1)
+        masks[positions] = torch.where(sure, best, UNLABELLED).short().cpu()
     return masks
