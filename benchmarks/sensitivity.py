@@ -6,9 +6,10 @@ The road, the scene and the held-out blocks are those of `quality.py`; each row 
 * doubted: the product forgets tags that look wrong to networks that did not learn them (`review`); nothing is
   reviewed; or the user looks at their tiles and corrects them;
 * untagged: this share of the tiles has no tags;
-* threshold: a class is tagged from another share of the tile than the training believes (10 %); the training learns
-  that share from the tags; or it is told, which shows what such tags are worth to those who know;
+* threshold: a class is tagged from another share of the tile than the training believes (10 %); the training is not
+  told any share and learns it from the tags; or it is told the right one, which shows what such tags are worth;
 * tile size: larger tiles, that is, coarser tags; they overlap, or too few would fit between the held-out blocks;
+* again: nothing but the random numbers, of the training and of which tags are wrong;
 * other numbers of tiles: only so many training tiles are tagged; more than fit side by side overlap by half.
 
     python benchmarks/sensitivity.py --data ../shared/data/virginia --seeds 0 1 2 --output build/sensitivity.json
@@ -36,7 +37,7 @@ import numpy.typing as npt
 from common.development import ROOT, SCHEME, job, load, log_to_terminal, options_of, reference_of, save
 from common.page import PRODUCT
 from common.results import DOCS, SETTING, Scores, mean_and_spread, results_of
-from common.trial import CORRECT, FORGET, GATED, Trial, road_options
+from common.trial import CORRECT, FORGET, Trial, road_options
 from sparsevit.errors import InputError
 from sparsevit.geodata.tile_index import ABSENT, PRESENT, UNKNOWN, TileIndex, read_tile_index
 
@@ -45,6 +46,9 @@ Retag = Callable[[TileIndex, np.random.Generator, Path], TileIndex]
 BELIEVED = 0.1
 """Presence threshold that the training believes in."""
 PROPER = "as they should be"
+AGAIN, AGAIN_BY = ", again", 3
+"""Ends the names of rows that are trained once more on the same blocks, and what is added to their seed for it: other
+random numbers, and other tags are wrong."""
 PAGE = """# What if the tags are not as they should be?
 
 Written by `benchmarks/sensitivity.py --publish` from `sensitivity.json` beside it; do not edit.
@@ -73,15 +77,18 @@ class Condition:
         name: Name of the row.
         retag: Changes the tagged index, given its random generator and the reference.
         tiling: Settings of the tiles.
-        classifier: Which of `CLASSIFIERS`.
         review: What becomes of tags that look wrong; see `Trial`.
     """
 
     name: str
     retag: Retag | None = None
     tiling: tuple[tuple[str, Any], ...] = ()
-    classifier: str = GATED
     review: str = FORGET
+
+    @property
+    def again(self) -> bool:
+        """Whether another row is trained once more."""
+        return self.name.endswith(AGAIN)
 
 
 def wrong_tags(share: float, index: TileIndex, rng: np.random.Generator, _: Path) -> TileIndex:
@@ -113,9 +120,9 @@ def fewer_tiles(count: int, index: TileIndex, rng: np.random.Generator, _: Path)
 
 
 def other_threshold(
-    threshold: float, believed: float, index: TileIndex, _: np.random.Generator, reference: Path
+    threshold: float, believed: float | None, index: TileIndex, _: np.random.Generator, reference: Path
 ) -> TileIndex:
-    """Tag by another threshold than `BELIEVED`, and have the training believe in one."""
+    """Tag by a threshold, and have the training believe in one or learn it."""
     with tempfile.TemporaryDirectory(prefix="sparsevit-sensitivity-") as folder:
         path = Path(folder) / "tiles.gpkg"
         index.write(path)
@@ -127,21 +134,19 @@ def other_threshold(
 
 CONDITIONS = [
     Condition(PROPER),
+    Condition(PROPER + AGAIN),
     *(
         Condition(f"{share:.0%} of the tags wrong{text}", partial(wrong_tags, share), review=review)
         for share in (0.1, 0.2)
         for text, review in (("", FORGET), (", not reviewed", ""), (", doubted ones corrected", CORRECT))
     ),
+    Condition("20% of the tags wrong" + AGAIN, partial(wrong_tags, 0.2)),
     Condition("half of the tiles untagged", partial(untagged, 0.5)),
-    Condition("as they should be, threshold learned", classifier="threshold"),
+    Condition("as they should be, threshold learned", partial(other_threshold, BELIEVED, None)),
     *(
-        Condition(f"tagged from {t:.0%}{text}", partial(other_threshold, t, believed), classifier=classifier)
+        Condition(f"tagged from {t:.0%}{text}", partial(other_threshold, t, believed))
         for t in (0.02, 0.05, 0.2)
-        for text, believed, classifier in (
-            ("", BELIEVED, GATED),
-            (", threshold learned", BELIEVED, "threshold"),
-            (", threshold known", t, GATED),
-        )
+        for text, believed in (("", BELIEVED), (", threshold learned", None), (", threshold known", t))
     ),
     *(
         Condition(f"tiles of {m} m, every 640 m", None, (("tile_size_m", m), ("overlap_m", m - 640)))
@@ -155,14 +160,16 @@ CONDITIONS = [
 def run(condition: Condition, options: argparse.Namespace, seed: int) -> Scores:
     """Scores of the refined map under a condition, for one seed."""
     begun = time.monotonic()
+    split_seed = options.split_seed
+    if condition.again:  # the blocks are those of the sum of both
+        seed, split_seed = seed + AGAIN_BY, split_seed - AGAIN_BY
     with tempfile.TemporaryDirectory(prefix="sparsevit-sensitivity-") as folder:
         rng = np.random.default_rng(seed)
         change, reference = condition.retag, reference_of(options.data)
         retag = (lambda index: change(index, rng, reference)) if change else None
-        more = {"review": condition.review, "learn_threshold": condition.classifier == "threshold"}
         tiling = dict(condition.tiling)
-        trial = Trial(options.data, Path(folder), seed, options.split_seed, options.epochs, retag, **more, **tiling)
-        scores = trial.scores(trial.refined(classifier=condition.classifier))
+        trial = Trial(options.data, Path(folder), seed, split_seed, options.epochs, retag, condition.review, **tiling)
+        scores = trial.scores(trial.refined())
     return {"role": "", **scores, "seconds": round(time.monotonic() - begun, 1)}
 
 
@@ -181,15 +188,15 @@ def publish(parts: list[dict[str, Any]]) -> None:
             runs.setdefault(seed, {}).update(run)
     save(setting | {"seeds": sorted(runs), "runs": [runs[seed] for seed in sorted(runs)]}, file)
     proper |= {seed: run[PROPER]["miou"] for seed, run in runs.items() if PROPER in run}
+    proper_again = {seed: run[PROPER + AGAIN]["miou"] for seed, run in runs.items() if PROPER + AGAIN in run}
     lines = ["| Tags | seeds | mIoU | with proper tags | change |", f"|{' --- |' * 5}"]
     for condition in CONDITIONS:
         found = {seed: run[condition.name]["miou"] for seed, run in sorted(runs.items()) if condition.name in run}
         if found and condition.name != PROPER:
-            change = mean_in_words([miou / proper[seed] - 1 for seed, miou in found.items()], "+.1%")
-            miou, before = (
-                mean_in_words(list(found.values()), ".3f"),
-                mean_in_words([proper[seed] for seed in found], ".3f"),
-            )
+            known = proper_again if condition.again and condition.name != PROPER + AGAIN else proper
+            change = mean_in_words([miou / known[seed] - 1 for seed, miou in found.items()], "+.1%")
+            miou = mean_in_words(list(found.values()), ".3f")
+            before = mean_in_words([known[seed] for seed in found], ".3f")
             lines.append(f"| {condition.name} | {', '.join(map(str, found))} | {miou} | {before} | {change} |")
     (DOCS / "sensitivity.md").write_text(PAGE.format(table="\n".join(lines)), encoding="utf-8")
 

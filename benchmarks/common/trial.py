@@ -52,7 +52,6 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     # As many heads for both: what is compared is their maps.
     "weaktr": {"network": "weaktr", "heads_kept": 0.3},
     "weaktr_faithful": {"network": "weaktr_faithful", "heads_kept": 0.3},
-    "threshold": {"learn_threshold": True},
     WARMED_UP: {},
     # Knows the statistics of the bands and nothing else: for networks that need no classifier.
     "bare": {"spectral_epochs": 1, "epochs": 1, "heads_kept": 1.0},
@@ -87,7 +86,6 @@ class Trial:
         retag: Changes the tagged tile index as users might; it stays as it is if left out.
         review: What becomes of tags that look wrong before anything is learned: `forget` them, as the product
             does; `correct` all tags of their tiles, as users would who look at these; nothing if empty.
-        learn_threshold: Whether the review learns what a tag means, as it does where the training is to learn it.
         tiling: Settings of the tiles beside the split.
     """
 
@@ -100,7 +98,6 @@ class Trial:
         epochs: float,
         retag: Callable[[TileIndex], TileIndex] | None = None,
         review: str = FORGET,
-        learn_threshold: bool = False,
         **tiling: Any,
     ) -> None:
         self.folder, self.seed, self.epochs = folder, seed, epochs
@@ -116,7 +113,7 @@ class Trial:
         if retag:
             retag(proper).write(self.tiles)
         if review:
-            told = job("review", tiles=self.tiles, forget=review == FORGET, seed=seed, learn_threshold=learn_threshold)
+            told = job("review", tiles=self.tiles, forget=review == FORGET, seed=seed)
             logging.info("%s", told.model_dump_json())
         if review == CORRECT:
             index = read_tile_index(self.tiles)

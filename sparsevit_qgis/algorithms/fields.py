@@ -45,11 +45,12 @@ def advanced(parameters):
 
 
 def number(name, label, help_text, default, minimum=None, maximum=None):
-    """A number; whole if its default is."""
+    """A number; whole if its default is, optional if it has none."""
     kinds = QgsProcessingParameterNumber.Type
     kind = kinds.Integer if isinstance(default, int) else kinds.Double
     bounds = {key: value for key, value in (("minValue", minimum), ("maxValue", maximum)) if value is not None}
-    return _explained(QgsProcessingParameterNumber(name, label, kind, default, **bounds), help_text)
+    parameter = QgsProcessingParameterNumber(name, label, kind, default, default is None, **bounds)
+    return _explained(parameter, help_text)
 
 
 def share(name, label, help_text, default, maximum=1.0):

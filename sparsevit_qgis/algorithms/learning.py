@@ -150,23 +150,7 @@ def _phases():
             240,
             1,
         ),
-        threshold(),
     ]
-
-
-def threshold():
-    """Whether the meaning of a tag is learned."""
-    return switch(
-        "LEARN_THRESHOLD",
-        tr("Learn what a tag means"),
-        tr(
-            "Learn from the tags from which share of a tile a class is tagged, where those who typed them had none "
-            "in mind. Otherwise the presence threshold holds that the tiles were tagged with. Worth it where classes "
-            "may be tagged from far less, or only from far more, than that; where it is right, learning it may cost "
-            "a little."
-        ),
-        False,
-    )
 
 
 def training():

@@ -147,6 +147,8 @@ def _extent(algorithm, name, parameters, context, feedback):
 
 def _number(algorithm, name, parameters, context, feedback):
     definition = algorithm.parameterDefinition(name)
+    if parameters.get(name, definition.defaultValue()) is None:
+        return None
     is_whole = definition.dataType() == type(definition).Type.Integer
     read = algorithm.parameterAsInt if is_whole else algorithm.parameterAsDouble
     return read(parameters, name, context)

@@ -55,7 +55,6 @@ class ReviewTags(IntoTiles, TrainingGroup, EngineAlgorithm):
                 [
                     inputs.scene_or_index(),
                     fields.number("REVIEW_EPOCHS", tr("Review epochs"), tr("Epochs of each of the networks."), 120, 1),
-                    learning.threshold(),
                     learning.seed(),
                 ]
             ),

@@ -71,11 +71,11 @@ def tagging():
                 "PRESENCE_THRESHOLD",
                 tr("Presence threshold"),
                 tr(
-                    "A class counts as present when it covers at least this share (0–1) of a tile's valid pixels. "
-                    "The training relies on it, so set it to what your tags mean; where nobody had a share in mind, "
-                    "the training can learn it."
+                    "A class counts as present when it covers at least this share (0–1) of a tile's valid pixels; the "
+                    "training relies on it. If left empty: 0.1 for tags read from a raster or polygons; for those that "
+                    "people named (texts, fields, points) the training learns from which share on they did."
                 ),
-                0.1,
+                None,
             ),
             switch(
                 "COMPLETE",

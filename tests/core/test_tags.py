@@ -467,7 +467,22 @@ def test_the_sample_is_tagged_from_its_polygons(tmp_path: Path) -> None:
     result = run(tag, tiles=tmp_path / "t.gpkg", scheme=DFC, source="text", layer=place / "tags.gpkg", field="classes")
     assert (result.tiles, result.tagged, len(result.classes)) == (150, 150, 8)
     assert min(result.present.values()) >= 3
-    assert read_tile_index(tmp_path / "t.gpkg").presence_threshold == 0.1
+
+
+@pytest.mark.parametrize(("told", "typed", "covered"), [(None, None, 0.1), (0.3, 0.3, 0.3)])
+def test_from_which_share_people_tag_is_unknown_unless_told(
+    index: Path, tmp_path: Path, told: float | None, typed: float | None, covered: float
+) -> None:
+    shapes = [box(col, 0) for col in (0, SIDE)]
+    polygons = write_layer(tmp_path / "p.gpkg", shapes, code=[1, 10], tags=["Forest", "Water"])
+    points = write_layer(tmp_path / "q.gpkg", [s.centroid for s in shapes], code=[1, 10])
+    for source, layer, field, expected in (
+        ("text", polygons, "tags", typed),
+        ("vector", points, "code", typed),
+        ("vector", polygons, "code", covered),
+    ):
+        tagged(index, source=source, layer=layer, field=field, presence_threshold=told)
+        assert read_tile_index(index).presence_threshold == expected
 
 
 def test_tags_of_the_radar_sample_follow_from_its_reference(tmp_path: Path) -> None:

@@ -60,6 +60,15 @@ def test_values_become_the_fields_of_the_job(requested, tmp_path):
     assert not {"folder", "footprints", "extent"} & set(sent)  # left empty: the engine's default holds
 
 
+@pytest.mark.parametrize(
+    ("values", "threshold"), [({}, None), ({"PRESENCE_THRESHOLD": None}, None), ({"PRESENCE_THRESHOLD": 0.2}, 0.2)]
+)
+def test_a_number_left_empty_is_left_to_the_engine(requested, tmp_path, values, threshold):
+    index = shutil.copy(TAGS, tmp_path / "tiles.gpkg")
+    sent, _results = requested("tagtiles", TILES=str(index), SOURCE="text", FIELD="classes", **values)
+    assert sent.get("presence_threshold") == threshold and sent["min_labelled"] == 0.5
+
+
 def test_extent_is_in_the_system_of_the_first_raster(requested):
     sent, _results = requested(
         "createtiles",

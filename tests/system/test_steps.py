@@ -198,19 +198,16 @@ def test_environment_of_qgis_does_not_break_the_engine(qgis: QgisProcess) -> Non
 
 
 @pytest.mark.parametrize(
-    ("network", "method", "views", "learned"),
-    [("weaktr", "fine_cam", "one", "false"), ("weaktr_faithful", "class_tokens", "published", "true")],
+    ("network", "method", "views"),
+    [("weaktr", "fine_cam", "one"), ("weaktr_faithful", "class_tokens", "published")],
 )
 def test_weaktr_trains_and_its_class_maps_are_refined(
-    qgis: QgisProcess, place: Place, tmp_path: Path, network: str, method: str, views: str, learned: str
+    qgis: QgisProcess, place: Place, tmp_path: Path, network: str, method: str, views: str
 ) -> None:
     classifier, pseudomask, model = (tmp_path / name for name in ("c.safetensors", "masks.tif", "m.safetensors"))
     files = {"TILES": place.tiles, "CLASSIFIER": classifier, "PSEUDOMASK": pseudomask, "OUTPUT": model}
     for name, values in (
-        (
-            "trainclassifier",
-            {"TILES": place.tiles, "OUTPUT": classifier, **TRAINING, "NETWORK": network, "LEARN_THRESHOLD": learned},
-        ),
+        ("trainclassifier", {"TILES": place.tiles, "OUTPUT": classifier, **TRAINING, "NETWORK": network}),
         (
             "generatepseudomasks",
             {"MODEL": classifier, "TILES": place.tiles, "OUTPUT": pseudomask, "METHOD": method, "VIEWS": views},

@@ -30,6 +30,8 @@ ABSENT, PRESENT, UNKNOWN = 0, 1, -1
 WINDOW_FIELDS = ["tile_id", "row", "col", "height", "width"]
 WRONG_FIELD, DOUBTS_FIELD = "review_wrong", "review_doubts"
 """What a review says of each tile: how probably its most doubtful tag is wrong, and which tags it doubts."""
+USUAL_THRESHOLD = 0.1
+"""Presence threshold where none is told (Schmitt & Wu 2021)."""
 PLACE_TOLERANCE = 1.0
 """How far a tile may lie from its source window (pixels), after a change of the layer's CRS."""
 
@@ -46,7 +48,8 @@ class TileIndex:
         band_names: Names of all bands in order.
         tile_size_m: Side of a tile (m).
         scheme: Classes of the tags; none before tagging.
-        presence_threshold: Share of a tile from which a class counts as present; none before tagging.
+        presence_threshold: Share of a tile from which a class counts as present; none before tagging, and where
+            nobody knows, as of tags that people named.
     """
 
     frame: geopandas.GeoDataFrame
@@ -83,7 +86,7 @@ class TileIndex:
         columns = [self.frame[f].astype("Float64").fillna(UNKNOWN).to_numpy(float) for f in fields]
         return np.stack(columns, axis=1).astype(np.int8)
 
-    def with_tags(self, scheme: ClassScheme, tags: npt.NDArray[np.int8], presence_threshold: float) -> TileIndex:
+    def with_tags(self, scheme: ClassScheme, tags: npt.NDArray[np.int8], presence_threshold: float | None) -> TileIndex:
         """The same tiles with new tags; older ones are dropped."""
         frame = self.frame.drop(columns=[c for c in self.frame.columns if c.startswith("has_")])
         for j, c in enumerate(scheme.classes):
@@ -112,7 +115,7 @@ class TileIndex:
 
     def retagged(self, tags: npt.NDArray[np.int8]) -> TileIndex:
         """The same tiles with other tags of the same classes, by the same presence threshold."""
-        assert self.scheme is not None and self.presence_threshold is not None
+        assert self.scheme is not None
         return self.with_tags(self.scheme, tags, self.presence_threshold)
 
     def tagged(self) -> npt.NDArray[np.bool_]:

@@ -183,8 +183,8 @@ def run(request: MapRequest, reporter: Reporter) -> MapResult:
 
 def _review(request: MapRequest, reporter: Reporter) -> review.ReviewResult:
     """Forget doubted tags, and say so."""
-    changes = {"seed": request.training.seed, "learn_threshold": request.classifier.learn_threshold, "forget": True}
-    reviewed = review.run(_pick(review.ReviewRequest, request, scene=[], output=None, **changes), reporter)
+    chosen = _pick(review.ReviewRequest, request, scene=[], output=None, seed=request.training.seed, forget=True)
+    reviewed = review.run(chosen, reporter)
     if reviewed.forgotten:
         reporter.log(
             f"{reviewed.forgotten} tags look wrong, and nothing is learned from them. The field '{DOUBTS_FIELD}' of "

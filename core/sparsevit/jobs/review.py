@@ -45,9 +45,6 @@ class ReviewRequest(Request):
         "would lose all its training tiles; else only show them.",
     )
     review_epochs: int = Field(default=120, ge=1, description="Epochs of each network.")
-    learn_threshold: bool = Field(
-        default=False, description="Learn from which share of a tile a class is tagged; see `train`."
-    )
     seed: int = Field(default=0, ge=0, description="Seed of everything random.")
     hardware: HardwareSettings = HardwareSettings()
     output: Path | None = Field(default=None, description="Tile index to write (.gpkg); the input if left out.")
@@ -79,7 +76,7 @@ def run(request: ReviewRequest, reporter: Reporter) -> ReviewResult:
             "tiles",
             "Tag some dozen tiles; a map can be made without a review, too.",
         )
-    settings = ClassifierSettings(spectral_epochs=request.review_epochs, learn_threshold=request.learn_threshold)
+    settings = ClassifierSettings(spectral_epochs=request.review_epochs)
     training, fabric = TrainingSettings(seed=request.seed), make_fabric(request.hardware)
 
     def judge(learned: TaggedTiles, part: Reporter) -> torch.Tensor:

@@ -12,7 +12,7 @@ from pydantic import Field
 from sparsevit.errors import InputError
 from sparsevit.geodata.layers import POINTS, POLYGONS, field_of, read_layer
 from sparsevit.geodata.legend import ClassScheme, load_scheme
-from sparsevit.geodata.tile_index import UNKNOWN, TileIndex, read_tile_index
+from sparsevit.geodata.tile_index import UNKNOWN, USUAL_THRESHOLD, TileIndex, read_tile_index
 from sparsevit.jobs.base import Job, Request, Result, absolute
 from sparsevit.labels.cooccurrence import choose_classes, contrast_warnings, cooccurrence, table_text
 from sparsevit.labels.fields import TagArray, boolean_tags, match_polygons, text_tags
@@ -22,6 +22,9 @@ from sparsevit.labels.settings import TagSettings
 from sparsevit.labels.vectors import point_tags, polygon_tags
 from sparsevit.outputs import check_writable
 from sparsevit.reporting import Reporter
+
+Found = tuple[TagArray, float | None, list[str]]
+"""Tags `[tiles, classes]`, their presence threshold where it is known, and warnings."""
 
 
 class TagRequest(Request):
@@ -81,7 +84,7 @@ def run(request: TagRequest, reporter: Reporter) -> TagResult:
     index = read_tile_index(request.tiles)
     scheme = load_scheme(request.scheme)
     translation = load_mapping(request.mapping, scheme)
-    tags, warnings = READERS[request.source](request, index, scheme, translation, reporter)
+    tags, threshold, warnings = READERS[request.source](request, index, scheme, translation, reporter)
     if not (tags != UNKNOWN).any():
         raise _nothing_tagged(request, index)
     kept, tags = choose_classes(tags, scheme, request.classes)
@@ -93,7 +96,7 @@ def run(request: TagRequest, reporter: Reporter) -> TagResult:
         reporter.log(warning, "warning")
     table = table_text(tags, kept)
     reporter.log(f"Tiles in which two classes occur together:\n{table}")
-    index.unreviewed().with_tags(kept, tags, request.tagging.presence_threshold).write(output)
+    index.unreviewed().with_tags(kept, tags, threshold).write(output)
     reporter.progress(1.0, "tagged")
     together = cooccurrence(tags)
     return TagResult(
@@ -110,7 +113,7 @@ def run(request: TagRequest, reporter: Reporter) -> TagResult:
 
 def _from_fields(
     request: TagRequest, index: TileIndex, scheme: ClassScheme, translation: Translation | None, _: Reporter
-) -> tuple[TagArray, list[str]]:
+) -> Found:
     """Tags from the fields of a polygon layer, or of the index itself."""
     path = request.layer or request.tiles
     frame = index.frame
@@ -126,12 +129,12 @@ def _from_fields(
     if request.layer is not None:
         polygon = match_polygons(index.frame, frame)
         tags = np.where((polygon >= 0)[:, None], tags[polygon], UNKNOWN).astype(np.int8)
-    return tags, []
+    return tags, request.tagging.presence_threshold, []
 
 
 def _from_vector(
     request: TagRequest, index: TileIndex, scheme: ClassScheme, translation: Translation | None, _: Reporter
-) -> tuple[TagArray, list[str]]:
+) -> Found:
     """Tags from polygons or points with a class field."""
     if request.layer is None:
         raise InputError("No vector layer was given.", "layer", "Give polygons or points with a class field.")
@@ -143,15 +146,16 @@ def _from_vector(
     points = layer.geom_type.isin(POINTS).to_numpy()
     count, settings = len(scheme.classes), request.tagging
     if points.all():
-        return point_tags(index.frame, layer, classes, count, settings.complete), []
+        return point_tags(index.frame, layer, classes, count, settings.complete), settings.presence_threshold, []
     if points.any():
         raise InputError(f"{request.layer} mixes points and polygons.", "layer", "Give one kind only.")
-    return polygon_tags(index.frame, layer, classes, count, settings.presence_threshold, settings.complete), []
+    threshold = settings.presence_threshold or USUAL_THRESHOLD
+    return polygon_tags(index.frame, layer, classes, count, threshold, settings.complete), threshold, []
 
 
 def _from_raster(
     request: TagRequest, index: TileIndex, scheme: ClassScheme, translation: Translation | None, reporter: Reporter
-) -> tuple[TagArray, list[str]]:
+) -> Found:
     """Tags from a categorical raster."""
     settings = request.tagging
     table = code_table(translation, scheme)
@@ -159,14 +163,16 @@ def _from_raster(
     raster = request.raster or request.field or "reference"
     counts, others = count_classes(index, raster, table, len(scheme.classes), part)
     pixels = (index.frame["height"] * index.frame["width"]).to_numpy(np.int64)
-    tags = raster_tags(counts, pixels, settings.presence_threshold, settings.min_labelled)
+    threshold = settings.presence_threshold or USUAL_THRESHOLD
+    tags = raster_tags(counts, pixels, threshold, settings.min_labelled)
     dropped = {int(k) for k, v in (translation or {}).items() if v is None and k.lstrip("-").isdigit()}
     unlisted = sorted(others - dropped)
     if not unlisted:
-        return tags, []
+        return tags, threshold, []
     shown = ", ".join(map(str, unlisted[:10])) + (", …" if len(unlisted) > 10 else "")
     source = request.raster or "The reference rasters"
-    return tags, [f"{source}: pixels with the values {shown}, no class of '{scheme.name}', count as unlabelled."]
+    warning = f"{source}: pixels with the values {shown}, no class of '{scheme.name}', count as unlabelled."
+    return tags, threshold, [warning]
 
 
 READERS = {"text": _from_fields, "fields": _from_fields, "vector": _from_vector, "raster": _from_raster}

@@ -12,12 +12,13 @@ from sparsevit.settings import STRICT
 class TagSettings:
     """How image-level labels are made, and what the classifier may assume about them."""
 
-    presence_threshold: float = Field(
-        default=0.1,
+    presence_threshold: float | None = Field(
+        default=None,
         gt=0,
         lt=1,
-        description="A class is tagged present when it covers at least this share of a tile's valid pixels "
-        "(Schmitt & Wu 2021 use 0.1). The training loss relies on it.",
+        description="A class is tagged present when it covers at least this share of a tile's valid pixels; the "
+        "training loss relies on it. If left out: 0.1 (Schmitt & Wu 2021) for tags read from a raster or polygons; for "
+        "those that people named (text, fields, points) the training learns it from the tags.",
     )
     complete: bool = Field(
         default=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -84,7 +84,7 @@ def train_classifier(
     run = ClassifierTraining(model, tiles, training, fabric, folder)
     share = 0.55 if budget.controls else 0.9
     run.spectral(settings, reporter.part(0, 0.1, "spectral network"))
-    validation = validation and replace(validation, presence_threshold=run.tiles.presence_threshold)
+    validation = validation and validation.with_threshold(run.tiles.presence_threshold)
     validate = (lambda: vit_tag_logits(model, validation, fabric)[1]) if validation else None
     run.dense(settings.epochs, validate, reporter.part(0.1, 0.75 * share, "transformer"))
     assert model.vit is not None

@@ -138,11 +138,11 @@ class SeedStudy:
         wanted = [(ALL_HEADS, 1.0), (NO_HEADS, 0.0), *chosen]
         dense_share = settings.epochs / (settings.epochs + len(wanted) * tail)
         begun = 0.0
-        if truth or settings.learn_threshold:
+        if truth or not self.tiles.threshold_known:
             begun = SPECTRAL_SHARE * dense_share
             self.phases.spectral(settings, reporter.part(0, begun))
         self.tiles = self.phases.tiles
-        self.validation = replace(self.validation, presence_threshold=self.tiles.presence_threshold)
+        self.validation = self.validation.with_threshold(self.tiles.presence_threshold)
         self.phases.dense(settings.epochs, None, reporter.part(begun, dense_share, "all heads"))
         assert self.model.vit is not None
         dense = copy.deepcopy(self.model.vit).eval().requires_grad_(False)

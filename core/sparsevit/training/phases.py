@@ -69,11 +69,6 @@ class ClassifierSettings:
         default=1.0, ge=0, description="Weight of staying close to the unpruned transformer while heads close."
     )
     spectral_epochs: int = Field(default=240, ge=1, description="Epochs of the per-pixel spectral network.")
-    learn_threshold: bool = Field(
-        default=False,
-        description="Learn from the tags from which share of a tile a class is tagged, where those who typed them had "
-        "none in mind; otherwise the presence threshold of the tile index holds.",
-    )
 
     @property
     def pruning_epochs(self) -> int:
@@ -121,13 +116,13 @@ class ClassifierTraining:
         return loss + self._fraction_loss(output.token_logits, valid, tags)
 
     def spectral(self, settings: ClassifierSettings, reporter: Reporter) -> None:
-        """Train the per-pixel network with class-fraction pooling alone, after the threshold of the tags if wanted."""
-        if settings.learn_threshold:
-            self._learn_threshold(settings, reporter.part(0, 0.5))
+        """Train the per-pixel network with class-fraction pooling alone, once the threshold of the tags is known."""
+        if not self.tiles.threshold_known:
+            self.learn_threshold(settings, reporter.part(0, 0.5))
             reporter = reporter.part(0.5, 1)
         self._fit_spectral("spectral", self._spectral(), settings, self._fraction_loss, [], reporter)
 
-    def _learn_threshold(self, settings: ClassifierSettings, reporter: Reporter) -> None:
+    def learn_threshold(self, settings: ClassifierSettings, reporter: Reporter) -> None:
         """Learn the presence threshold beside the per-pixel network; all later phases believe in it.
 
         The slope is steep here: by a gentle one made-up tags from 3 % were explained best by the lowest threshold.
@@ -136,9 +131,10 @@ class ClassifierTraining:
         if not learner.contrast:
             reporter.log(
                 "The tags name hardly any class as absent, so that no presence threshold can be learned: "
-                f"{self.tiles.presence_threshold:.1%} of a tile holds. Tag tiles completely.",
+                f"{self.tiles.presence_threshold:.1%} of a tile holds. Tag tiles completely, or tell the threshold.",
                 "warning",
             )
+            self.tiles = self.tiles.with_threshold(self.tiles.presence_threshold)
             return
         self.fabric.to_device(learner)
 
@@ -147,7 +143,7 @@ class ClassifierTraining:
 
         own = {"params": [learner.log_threshold], "weight_decay": 0.0, "lr": THRESHOLD_LEARNING_RATE}
         self._fit_spectral("threshold", learner, settings, loss, [own], reporter, lambda _: learner.project())
-        self.tiles = replace(self.tiles, presence_threshold=learner.threshold.item())
+        self.tiles = self.tiles.with_threshold(learner.threshold.item())
         reporter.log(f"The tags look as if a class is tagged from {self.tiles.presence_threshold:.1%} of a tile.")
 
     def _fit_spectral(

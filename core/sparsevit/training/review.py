@@ -115,6 +115,7 @@ def judge_tags(
             model = untrained(architecture, statistics, seed, fabric)
             run = ClassifierTraining(model, tiles.choose(fold != k), replace(training, seed=seed), fabric, None, GENTLE)
             run.spectral(settings, part)
+            tiles = tiles.with_threshold(run.tiles.presence_threshold)  # if the first had to learn it: for all
             probability[fold == k] += _presence(run, tiles.choose(fold == k)) / REPEATS
             if held_out:
                 of_held_out += _presence(run, held_out) / networks
@@ -124,7 +125,7 @@ def judge_tags(
 def _presence(run: ClassifierTraining, tiles: TaggedTiles) -> Tensor:
     """Probability of each class in tiles `[N, K]` after a training, whose weights of rare classes are undone."""
     threshold = run.tiles.presence_threshold
-    tiles, slope = replace(tiles, presence_threshold=threshold), learning_slope(threshold, GENTLE)  # of the weights
+    tiles, slope = tiles.with_threshold(threshold), learning_slope(threshold, GENTLE)  # of the weights
     absent, present = run.weights.log().cpu()
     return torch.sigmoid(map_tag_logits(run.model, tiles, run.fabric, slope=slope) + absent - present)
 

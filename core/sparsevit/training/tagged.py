@@ -11,7 +11,7 @@ import torch
 
 from sparsevit.errors import InputError
 from sparsevit.geodata.legend import ClassScheme
-from sparsevit.geodata.tile_index import PRESENT, TileIndex
+from sparsevit.geodata.tile_index import PRESENT, USUAL_THRESHOLD, TileIndex
 from sparsevit.reporting import Reporter
 from sparsevit.training.tiles import TaggedTiles, load_tiles
 
@@ -42,9 +42,8 @@ class TrainingData:
 
     def with_threshold(self, presence_threshold: float) -> TrainingData:
         """The same tiles, with the presence threshold that a classifier learned from them."""
-        train = replace(self.train, presence_threshold=presence_threshold)
-        validation = self.validation and replace(self.validation, presence_threshold=presence_threshold)
-        return replace(self, train=train, validation=validation)
+        validation = self.validation and self.validation.with_threshold(presence_threshold)
+        return replace(self, train=self.train.with_threshold(presence_threshold), validation=validation)
 
 
 def check_bands(index: TileIndex, bands: list[str]) -> None:
@@ -76,7 +75,7 @@ def load_training_data(
     """
     tags = index.tags()
     scheme, threshold = index.scheme, index.presence_threshold
-    assert scheme is not None and threshold is not None
+    assert scheme is not None
     if classes:
         chosen = scheme.subset(list(classes), "classes")
         tags = tags[:, [scheme.codes.index(c) for c in chosen.codes]]
@@ -101,7 +100,8 @@ def load_training_data(
         if mask.any():
             part = reporter.part(k / 2, (k + 1) / 2)
             store = load_tiles(index.choose(mask), names, part, scene)
-            tagged[name] = TaggedTiles(store, torch.from_numpy(tags[mask]), threshold)
+            known_tags = torch.from_numpy(tags[mask])
+            tagged[name] = TaggedTiles(store, known_tags, threshold or USUAL_THRESHOLD, threshold is not None)
     if "validation" not in tagged:
         reporter.log(
             "No tagged tile is held out: the classifier is not assessed and refinement is not guarded.", "warning"

@@ -56,11 +56,13 @@ class TaggedTiles:
         store: Raw tiles.
         tags: `[N, K]`, 1 present, 0 absent, -1 unknown.
         presence_threshold: Share of a tile from which a class counts as present.
+        threshold_known: Whether it is; otherwise it is where learning it from the tags begins.
     """
 
     store: TileStore
     tags: Tensor
     presence_threshold: float
+    threshold_known: bool = True
 
     def __len__(self) -> int:
         return len(self.store)
@@ -68,6 +70,10 @@ class TaggedTiles:
     def choose(self, positions: Tensor) -> TaggedTiles:
         """Only the tiles at positions, or of a mask."""
         return replace(self, store=self.store.choose(positions), tags=self.tags[positions])
+
+    def with_threshold(self, presence_threshold: float) -> TaggedTiles:
+        """The same tiles, of which the presence threshold is known now."""
+        return replace(self, presence_threshold=presence_threshold, threshold_known=True)
 
 
 def load_tiles(
