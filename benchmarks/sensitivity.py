@@ -39,12 +39,10 @@ from common.page import PRODUCT
 from common.results import DOCS, SETTING, Scores, mean_and_spread, results_of
 from common.trial import CORRECT, FORGET, Trial, road_options
 from sparsevit.errors import InputError
-from sparsevit.geodata.tile_index import ABSENT, PRESENT, UNKNOWN, TileIndex, read_tile_index
+from sparsevit.geodata.tile_index import ABSENT, PRESENT, UNKNOWN, USUAL_THRESHOLD, TileIndex, read_tile_index
 
 Tags = npt.NDArray[np.int8]
 Retag = Callable[[TileIndex, np.random.Generator, Path], TileIndex]
-BELIEVED = 0.1
-"""Presence threshold that the training believes in."""
 PROPER, WRONG = "as they should be", "20% of the tags wrong"
 AGAIN, AGAIN_BY = ", again", 3
 """Ends the names of rows that are trained once more on the same blocks, and what is added to their seed for it: other
@@ -80,17 +78,14 @@ class Condition:
         retag: Changes the tagged index, given its random generator and the reference.
         tiling: Settings of the tiles.
         review: What becomes of tags that look wrong; see `Trial`.
+        again: Whether it is another row, trained once more.
     """
 
     name: str
     retag: Retag | None = None
     tiling: tuple[tuple[str, Any], ...] = ()
     review: str = FORGET
-
-    @property
-    def again(self) -> bool:
-        """Whether another row is trained once more."""
-        return self.name.endswith(AGAIN)
+    again: bool = False
 
 
 def wrong_tags(share: float, index: TileIndex, rng: np.random.Generator, _: Path) -> TileIndex:
@@ -136,19 +131,19 @@ def other_threshold(
 
 CONDITIONS = [
     Condition(PROPER),
-    Condition(PROPER + AGAIN),
+    Condition(PROPER + AGAIN, again=True),
     *(
         Condition(f"{share:.0%} of the tags wrong{text}", partial(wrong_tags, share), review=review)
         for share in (0.1, 0.2)
         for text, review in (("", FORGET), (", not reviewed", ""), (", doubted ones corrected", CORRECT))
     ),
-    Condition(WRONG + AGAIN, partial(wrong_tags, 0.2)),
+    Condition(WRONG + AGAIN, partial(wrong_tags, 0.2), again=True),
     Condition("half of the tiles untagged", partial(untagged, 0.5)),
-    Condition("as they should be, threshold learned", partial(other_threshold, BELIEVED, None)),
+    Condition("as they should be, threshold learned", partial(other_threshold, USUAL_THRESHOLD, None)),
     *(
         Condition(f"tagged from {t:.0%}{text}", partial(other_threshold, t, believed))
         for t in (0.02, 0.05, 0.2)
-        for text, believed in (("", BELIEVED), (", threshold learned", None), (", threshold known", t))
+        for text, believed in (("", USUAL_THRESHOLD), (", threshold learned", None), (", threshold known", t))
     ),
     *(
         Condition(f"tiles of {m} m, every 640 m", None, (("tile_size_m", m), ("overlap_m", m - 640)))

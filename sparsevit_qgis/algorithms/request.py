@@ -147,7 +147,7 @@ def _extent(algorithm, name, parameters, context, feedback):
 
 def _number(algorithm, name, parameters, context, feedback):
     definition = algorithm.parameterDefinition(name)
-    if parameters.get(name, definition.defaultValue()) is None:
+    if not algorithm.parameterAsString(parameters, name, context):  # nothing would be read as 0
         return None
     is_whole = definition.dataType() == type(definition).Type.Integer
     read = algorithm.parameterAsInt if is_whole else algorithm.parameterAsDouble

@@ -14,6 +14,7 @@ from qgis.core import (
     QgsProject,
     QgsVectorLayer,
 )
+from qgis.PyQt.QtCore import QVariant
 
 SCENE = SAMPLE / "virginia" / "s2_10m.tif"
 TAGS = SAMPLE / "virginia" / "tags.gpkg"
@@ -60,13 +61,21 @@ def test_values_become_the_fields_of_the_job(requested, tmp_path):
     assert not {"folder", "footprints", "extent"} & set(sent)  # left empty: the engine's default holds
 
 
-@pytest.mark.parametrize(
-    ("values", "threshold"), [({}, None), ({"PRESENCE_THRESHOLD": None}, None), ({"PRESENCE_THRESHOLD": 0.2}, 0.2)]
-)
-def test_a_number_left_empty_is_left_to_the_engine(requested, tmp_path, values, threshold):
+def test_a_number_left_out_is_left_to_the_engine(requested, tmp_path):
     index = shutil.copy(TAGS, tmp_path / "tiles.gpkg")
-    sent, _results = requested("tagtiles", TILES=str(index), SOURCE="text", FIELD="classes", **values)
-    assert sent.get("presence_threshold") == threshold and sent["min_labelled"] == 0.5
+    sent, _results = requested("tagtiles", TILES=str(index), SOURCE="text", FIELD="classes")
+    assert "presence_threshold" not in sent and sent["min_labelled"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("value", "threshold"),
+    [(None, None), (QVariant(), None), ("", None), (0.2, 0.2), ("0.2", 0.2), (0, 0)],
+)
+def test_nothing_is_no_number(requested, tmp_path, value, threshold):
+    index = shutil.copy(TAGS, tmp_path / "tiles.gpkg")
+    values = {"SOURCE": "text", "FIELD": "classes", "PRESENCE_THRESHOLD": value}
+    sent, _results = requested("tagtiles", TILES=str(index), **values)
+    assert sent.get("presence_threshold") == threshold
 
 
 def test_extent_is_in_the_system_of_the_first_raster(requested):

@@ -118,11 +118,11 @@ class ClassifierTraining:
     def spectral(self, settings: ClassifierSettings, reporter: Reporter) -> None:
         """Train the per-pixel network with class-fraction pooling alone, once the threshold of the tags is known."""
         if not self.tiles.threshold_known:
-            self.learn_threshold(settings, reporter.part(0, 0.5))
+            self._learn_threshold(settings, reporter.part(0, 0.5))
             reporter = reporter.part(0.5, 1)
         self._fit_spectral("spectral", self._spectral(), settings, self._fraction_loss, [], reporter)
 
-    def learn_threshold(self, settings: ClassifierSettings, reporter: Reporter) -> None:
+    def _learn_threshold(self, settings: ClassifierSettings, reporter: Reporter) -> None:
         """Learn the presence threshold beside the per-pixel network; all later phases believe in it.
 
         The slope is steep here: by a gentle one made-up tags from 3 % were explained best by the lowest threshold.

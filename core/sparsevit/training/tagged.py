@@ -100,8 +100,8 @@ def load_training_data(
         if mask.any():
             part = reporter.part(k / 2, (k + 1) / 2)
             store = load_tiles(index.choose(mask), names, part, scene)
-            known_tags = torch.from_numpy(tags[mask])
-            tagged[name] = TaggedTiles(store, known_tags, threshold or USUAL_THRESHOLD, threshold is not None)
+            begin, is_known = threshold or USUAL_THRESHOLD, threshold is not None
+            tagged[name] = TaggedTiles(store, torch.from_numpy(tags[mask]), begin, is_known)
     if "validation" not in tagged:
         reporter.log(
             "No tagged tile is held out: the classifier is not assessed and refinement is not guarded.", "warning"
